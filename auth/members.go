@@ -1,0 +1,237 @@
+package auth
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// maxFile bounds what is read of a group or passwd file, in bytes.
+const maxFile = 16 << 20
+
+// members answers who is in all the groups, by the two files as they are now.
+type members struct {
+	groups              []string
+	groupPath, passPath string
+	warn                func(string, error)
+
+	now atomic.Pointer[snapshot]
+	mu  sync.Mutex // held to make the next snapshot
+}
+
+// snapshot is what one state of the two files says. It does not change.
+type snapshot struct {
+	group, passwd source
+	groups        map[string]group
+	users         map[string]user
+	wanted        []string
+	said          string // what was warned about
+}
+
+// source is the state of one file when it was read.
+type source struct {
+	info    fs.FileInfo // nil: could not be read
+	settled bool
+	data    string
+	err     error
+}
+
+func newMembers(groups []string, groupPath, passPath string, warn func(string, error)) *members {
+	if groupPath == "" {
+		groupPath = "/etc/group"
+	}
+	if passPath == "" {
+		passPath = "/etc/passwd"
+	}
+	if warn == nil {
+		warn = func(string, error) {}
+	}
+	return &members{groups: append([]string(nil), groups...), groupPath: groupPath, passPath: passPath, warn: warn}
+}
+
+// current looks at both files (one stat each) and returns what they say now.
+func (m *members) current() *snapshot {
+	s := m.now.Load()
+	if s != nil && s.group.fresh(m.groupPath) && s.passwd.fresh(m.passPath) {
+		return s
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	// Another request may have read them while this one waited.
+	s = m.now.Load()
+	if s != nil && s.group.fresh(m.groupPath) && s.passwd.fresh(m.passPath) {
+		return s
+	}
+
+	next := &snapshot{group: read(m.groupPath), passwd: read(m.passPath), wanted: m.groups}
+	var problem error
+	msg := ""
+	switch {
+	case next.group.err != nil:
+		msg, problem = "cannot read the group file: nobody is a member", next.group.err
+	case next.passwd.err != nil:
+		msg, problem = "cannot read the passwd file: nobody is a member", next.passwd.err
+	default:
+		next.groups = parseGroup(next.group.data)
+		next.users = parsePasswd(next.passwd.data)
+		var missing []string
+		for _, g := range m.groups {
+			if _, ok := next.groups[g]; !ok {
+				missing = append(missing, g)
+			}
+		}
+		if len(missing) > 0 {
+			msg = fmt.Sprintf("no group %s in %s: only uid 0 is a member", strings.Join(missing, ", "), m.groupPath)
+		}
+	}
+	next.group.data, next.passwd.data = "", "" // parsed: no need to keep them
+	next.said = msg
+	if problem != nil {
+		next.said += ": " + problem.Error()
+	}
+	if next.said != "" && (s == nil || s.said != next.said) {
+		m.warn(msg, problem)
+	}
+	m.now.Store(next)
+	return next
+}
+
+// fresh says whether the file is still the one that was read: same inode, size
+// and time of change. A file that could not be read never is fresh.
+func (s source) fresh(path string) bool {
+	if s.info == nil || !s.settled {
+		return false
+	}
+	info, err := os.Stat(path)
+	return err == nil && os.SameFile(info, s.info) &&
+		info.Size() == s.info.Size() && info.ModTime().Equal(s.info.ModTime())
+}
+
+func read(path string) source {
+	fail := func(err error) source { return source{err: err} }
+	info, err := os.Stat(path)
+	if err != nil {
+		return fail(err)
+	}
+	// Opening a FIFO would wait for its writer.
+	if !info.Mode().IsRegular() {
+		return fail(fmt.Errorf("%s is not a regular file", path))
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return fail(err)
+	}
+	defer f.Close()
+	// The state is taken from the open file before it is read: a later change
+	// then shows as a difference.
+	if info, err = f.Stat(); err != nil {
+		return fail(err)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return fail(err)
+	}
+	if len(data) > maxFile {
+		return fail(fmt.Errorf("%s is over %d bytes", path, maxFile))
+	}
+	// A second change within the file system's time grain would leave no trace.
+	// A file changed just now is therefore read again with the next request.
+	age := time.Since(info.ModTime())
+	return source{info: info, settled: age > time.Second || age < -time.Second, data: string(data)}
+}
+
+// has says whether name is a user who is in every group, or has uid 0. A name
+// that the passwd file does not have is nobody, listed in groups or not.
+func (s *snapshot) has(name string) bool {
+	u, ok := s.users[name]
+	if !ok {
+		return false
+	}
+	if u.uid == 0 {
+		return true
+	}
+	for _, w := range s.wanted {
+		g, ok := s.groups[w]
+		if !ok || (g.gid != u.gid && !g.members[name]) {
+			return false
+		}
+	}
+	return true
+}
+
+type user struct{ uid, gid uint32 }
+
+type group struct {
+	gid     uint32
+	members map[string]bool
+}
+
+// parseGroup reads the form of group(5). As in the C library, the first line of
+// a name counts. Comments, NIS lines (+, -) and malformed lines are skipped.
+func parseGroup(text string) map[string]group {
+	groups := map[string]group{}
+	for line := range strings.Lines(text) {
+		f := fields(line)
+		if len(f) != 4 {
+			continue
+		}
+		gid, ok := id(f[2])
+		if _, dup := groups[f[0]]; dup || !ok {
+			continue
+		}
+		g := group{gid: gid, members: map[string]bool{}}
+		for m := range strings.SplitSeq(f[3], ",") {
+			if m = strings.TrimSpace(m); m != "" {
+				g.members[m] = true
+			}
+		}
+		groups[f[0]] = g
+	}
+	return groups
+}
+
+// parsePasswd reads the form of passwd(5), by the same rules.
+func parsePasswd(text string) map[string]user {
+	users := map[string]user{}
+	for line := range strings.Lines(text) {
+		f := fields(line)
+		// Shell and home may be missing, but a line that ends within the ids
+		// may have lost digits of them.
+		if len(f) < 6 || len(f) > 7 {
+			continue
+		}
+		uid, ok1 := id(f[2])
+		gid, ok2 := id(f[3])
+		if _, dup := users[f[0]]; dup || !ok1 || !ok2 {
+			continue
+		}
+		users[f[0]] = user{uid, gid}
+	}
+	return users
+}
+
+// fields splits a line at its colons; nil for what is no entry.
+func fields(line string) []string {
+	line = strings.TrimSpace(line)
+	if line == "" || line[0] == '#' || line[0] == '+' || line[0] == '-' || line[0] == ':' {
+		return nil
+	}
+	f := strings.Split(line, ":")
+	f[0] = strings.TrimSpace(f[0])
+	if f[0] == "" {
+		return nil
+	}
+	return f
+}
+
+// id reads a uid or gid. ParseUint takes no sign, so "+0" and "-0" are none.
+func id(s string) (uint32, bool) {
+	n, err := strconv.ParseUint(s, 10, 32)
+	return uint32(n), err == nil
+}

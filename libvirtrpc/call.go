@@ -1,0 +1,136 @@
+package libvirtrpc
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/digitalocean/go-libvirt"
+)
+
+// op says what a call is, for its error, its deadline and its limits.
+type op struct {
+	name string // libvirt's name of the procedure
+	// change: it alters something. It is sent once and never again, and has the
+	// whole time of the request; a read has CallTimeout and a second try.
+	change bool
+	// monitor is the domain whose QEMU monitor the call waits for, or nil.
+	monitor *UUID
+}
+
+type countKey struct{}
+
+// CountCalls returns a context that counts the libvirt calls made under it.
+func CountCalls(ctx context.Context) (context.Context, *atomic.Int64) {
+	n := new(atomic.Int64)
+	return context.WithValue(ctx, countKey{}, n), n
+}
+
+func counted(ctx context.Context) {
+	if n, ok := ctx.Value(countKey{}).(*atomic.Int64); ok {
+		n.Add(1)
+	}
+}
+
+// call makes one libvirt call and ends with ctx at the latest.
+func call[T any](ctx context.Context, c *Client, o op, fn func(*libvirt.Libvirt) (T, error)) (T, error) {
+	limit := c.opts.CallTimeout
+	if o.change {
+		limit = c.opts.ChangeTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+
+	v, err := attempt(ctx, c, o, fn)
+	if KindOf(err) == Lost && !o.change && ctx.Err() == nil {
+		v, err = attempt(ctx, c, o, fn)
+	}
+	return v, err
+}
+
+// do is call for what returns nothing but an error.
+func do(ctx context.Context, c *Client, o op, fn func(*libvirt.Libvirt) error) error {
+	_, err := call(ctx, c, o, func(lv *libvirt.Libvirt) (struct{}, error) { return struct{}{}, fn(lv) })
+	return err
+}
+
+func attempt[T any](ctx context.Context, c *Client, o op, fn func(*libvirt.Libvirt) (T, error)) (T, error) {
+	var zero T
+	var pass *gatePass
+	if o.monitor != nil {
+		var err error
+		if pass, err = c.gate.enter(ctx, *o.monitor); err != nil {
+			return zero, err
+		}
+	}
+	cn, err := c.pool.acquire(ctx)
+	if err != nil {
+		pass.leave(true)
+		return zero, err
+	}
+	counted(ctx)
+
+	type answer struct {
+		v   T
+		err error
+	}
+	answered := make(chan answer, 1)
+	// state: 0 waited for, 1 abandoned, 2 ended. Whoever comes first decides
+	// what the place on the connection is given back as.
+	var state atomic.Int32
+	c.calls.Add(1)
+	go func() { // owned by Client.Run: it ends with the answer or the connection
+		defer c.calls.Done()
+		v, err := fn(cn.lv)
+		answered <- answer{v, err}
+		late := !state.CompareAndSwap(0, 2)
+		c.pool.release(cn, late)
+		pass.leave(!died(err))
+	}()
+	abandon := func() {
+		if state.CompareAndSwap(0, 1) {
+			c.pool.abandon(cn)
+			pass.broken()
+		}
+	}
+
+	select {
+	case a := <-answered:
+		return finish(a.v, a.err, o)
+	case <-ctx.Done():
+	}
+	select {
+	case a := <-answered: // at the same moment
+		return finish(a.v, a.err, o)
+	default:
+	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		// The caller went away, libvirt is not late: the connection is charged
+		// only if the answer is still missing when it would have been late.
+		deadline, _ := ctx.Deadline()
+		time.AfterFunc(time.Until(deadline), abandon)
+	} else {
+		abandon()
+	}
+	return zero, noAnswer(ctx, o.name, o.change)
+}
+
+// finish turns the answer of the library into the method's.
+func finish[T any](v T, err error, o op) (T, error) {
+	if err == nil {
+		return v, nil
+	}
+	var zero T
+	e := libvirtError(err)
+	if e.Kind == Lost && o.change {
+		if errors.Is(err, syscall.EINVAL) {
+			// go-libvirt found the connection dead before it wrote anything.
+			return zero, &Error{Kind: Unavailable, Message: "connection to the libvirt daemon lost; nothing was sent"}
+		}
+		e.OutcomeUnknown = true
+		e.Message = "connection to the libvirt daemon lost during " + o.name + "; it was sent once and its outcome is unknown"
+	}
+	return zero, e
+}

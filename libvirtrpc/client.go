@@ -1,0 +1,130 @@
+// Package libvirtrpc is everything that knows libvirt: a pool of connections
+// that speak its wire protocol, and one method of Client for each thing that
+// can be asked. Every method takes a context and ends with it.
+//
+// It, and the packages below it, are the only importers of go-libvirt.
+package libvirtrpc
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/digitalocean/go-libvirt"
+	"golang.org/x/sync/errgroup"
+
+	"virtgate/libvirtrpc/wire"
+)
+
+// Options are what a Client needs. The zero value of each field but Dial and
+// URI means its default.
+type Options struct {
+	// Dial opens a connection to the daemon's socket; see Dialer.
+	Dial func(context.Context) (net.Conn, error)
+	// URI is what the daemon is asked to open, in libvirt's spelling without a
+	// transport: qemu:///system.
+	URI string
+
+	Connections int // kept open; default 4
+	Queue       int // calls that may wait for a place on them; default 2048
+	// Pipeline is how many calls of one request run side by side; default 4
+	// for each connection.
+	Pipeline int
+
+	CallTimeout    time.Duration // of one read; default 10 s
+	ChangeTimeout  time.Duration // of one change; default 60 s
+	ConnectTimeout time.Duration // of opening a connection; default 5 s
+	// OutageWait is how long a call waits for a connection when there is none;
+	// default 3 s, three times the longest pause between two attempts to open one.
+	OutageWait time.Duration
+	// PingInterval is the pause between two signs of life asked of the daemon;
+	// default 5 s, negative for none.
+	PingInterval time.Duration
+
+	// Tap sees every frame of every connection; recording uses it.
+	Tap func(wire.Direction, []byte)
+	Log *slog.Logger // default: nowhere
+}
+
+func (o *Options) setDefaults() {
+	def(&o.Connections, 4)
+	def(&o.Queue, 2048)
+	def(&o.Pipeline, 4*o.Connections)
+	def(&o.CallTimeout, 10*time.Second)
+	def(&o.ChangeTimeout, 60*time.Second)
+	def(&o.ConnectTimeout, 5*time.Second)
+	def(&o.OutageWait, 3*time.Second)
+	if o.Log == nil {
+		o.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+}
+
+func def[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+// Client answers questions about one libvirt daemon. Its methods work while
+// Run does.
+type Client struct {
+	opts    *Options
+	pool    *pool
+	gate    *gate
+	osTypes osTypes
+	lists   rounds[listKey, []Domain]
+	host    hostCache
+
+	calls sync.WaitGroup // calls in flight, and rounds
+}
+
+// New makes a Client. Nothing is opened before Run.
+func New(o Options) (*Client, error) {
+	if o.Dial == nil || o.URI == "" {
+		return nil, errors.New("a libvirt client needs Dial and URI")
+	}
+	o.setDefaults()
+	c := &Client{opts: &o, gate: newGate()}
+	c.pool = newPool(&o, c.osTypes.event, c.connectionsChanged)
+	return c, nil
+}
+
+// Run keeps the connections until ctx ends, and returns when every call has
+// ended.
+func (c *Client) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.pool.Run(ctx) })
+	err := g.Wait()
+	c.calls.Wait()
+	return err
+}
+
+func (c *Client) connectionsChanged() {
+	c.osTypes.clear() // events may have been missed
+	c.host.clear()    // the daemon may be another one
+}
+
+// background runs fn on a goroutine that Run waits for.
+func (c *Client) background(fn func()) {
+	c.calls.Add(1)
+	go func() {
+		defer c.calls.Done()
+		fn()
+	}()
+}
+
+// Ready makes one small call, to see that the daemon answers now
+// (virConnectGetLibVersion).
+func (c *Client) Ready(ctx context.Context) error {
+	_, err := call(ctx, c, op{name: "ConnectGetLibVersion"}, (*libvirt.Libvirt).ConnectGetLibVersion)
+	return err
+}
+
+// Load is the state of the pool: open connections, calls in flight, calls
+// waiting.
+func (c *Client) Load() (open, inFlight, waiting int) { return c.pool.load() }

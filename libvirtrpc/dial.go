@@ -1,0 +1,196 @@
+package libvirtrpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/digitalocean/go-libvirt"
+	"github.com/digitalocean/go-libvirt/socket"
+	"github.com/digitalocean/go-libvirt/socket/dialers"
+)
+
+// Dialer understands a libvirt URI, driver[+transport]://[user@][host][:port]/[path][?extras],
+// and returns how to open its socket and the URI that the daemon behind it is
+// asked for. The transports are unix, the default without a host, tls, the
+// default with one, tcp and ssh. socketPath, when not empty, is the unix socket
+// to use, here or on the other side of ssh.
+func Dialer(uri, socketPath string) (dial func(context.Context) (net.Conn, error), remote string, err error) {
+	u, err := url.Parse(uri)
+	if err != nil {
+		return nil, "", fmt.Errorf("bad libvirt URI: %w", errors.Unwrap(err))
+	}
+	driver, transport, _ := strings.Cut(u.Scheme, "+")
+	if driver == "" {
+		return nil, "", fmt.Errorf("bad libvirt URI %q: no driver, want for example qemu:///system", u.Redacted())
+	}
+	if transport == "" && u.Host != "" {
+		transport = "tls"
+	}
+	remote = string(libvirt.RemoteURI(u))
+	if socketPath == "" {
+		socketPath = u.Query().Get("socket")
+	}
+	var d socket.Dialer
+	switch transport {
+	case "", "unix":
+		if u.Host != "" {
+			return nil, "", fmt.Errorf("bad libvirt URI %q: a host needs the transport tcp, tls or ssh", u.Redacted())
+		}
+		paths := []string{socketPath}
+		if socketPath == "" {
+			paths = unixSockets(driver, strings.Trim(u.Path, "/") == "session")
+		}
+		return func(ctx context.Context) (net.Conn, error) { return dialUnix(ctx, paths) }, remote, nil
+	case "tcp":
+		var o []dialers.RemoteOption
+		if u.Port() != "" {
+			o = append(o, dialers.UsePort(u.Port()))
+		}
+		d = dialers.NewRemote(u.Hostname(), o...)
+	case "tls":
+		var o []dialers.TLSOption
+		if u.Port() != "" {
+			o = append(o, dialers.UseTLSPort(u.Port()))
+		}
+		if p := u.Query().Get("pkipath"); p != "" {
+			o = append(o, dialers.UsePKIPath(p))
+		}
+		if n := u.Query().Get("no_verify"); n != "" && n != "0" {
+			o = append(o, dialers.WithInsecureNoVerify())
+		}
+		d = dialers.NewTLS(u.Hostname(), o...)
+	case "ssh", "libssh", "libssh2":
+		me, err := user.Current()
+		if err != nil {
+			return nil, "", fmt.Errorf("cannot tell who runs this program, for ssh: %w", err)
+		}
+		o := []dialers.SSHOption{dialers.WithSystemSSHDefaults(me)}
+		if u.Port() != "" {
+			o = append(o, dialers.UseSSHPort(u.Port()))
+		}
+		if n := u.User.Username(); n != "" {
+			o = append(o, dialers.UseSSHUsername(n))
+		}
+		if socketPath != "" {
+			o = append(o, dialers.WithRemoteSocket(socketPath))
+		}
+		if k := u.Query().Get("keyfile"); k != "" {
+			o = append(o, dialers.UseKeyFile(k))
+		}
+		if k := u.Query().Get("known_hosts"); k != "" {
+			o = append(o, dialers.UseKnownHostsFile(k))
+		}
+		d = dialers.NewSSH(u.Hostname(), o...)
+	default:
+		return nil, "", fmt.Errorf("unknown transport %q in the libvirt URI: want unix, tcp, tls or ssh", transport)
+	}
+	if u.Hostname() == "" {
+		return nil, "", fmt.Errorf("bad libvirt URI %q: the transport %s needs a host", u.Redacted(), transport)
+	}
+	return func(ctx context.Context) (net.Conn, error) {
+		c, err := dialLibrary(ctx, d)
+		if err != nil {
+			return nil, fmt.Errorf("cannot reach libvirt at %s: %w", u.Redacted(), err)
+		}
+		return c, nil
+	}, remote, nil
+}
+
+// dialLibrary bounds a dialer of the library, which takes no context. When ctx
+// ends first, the connection that may come later is closed.
+func dialLibrary(ctx context.Context, d socket.Dialer) (net.Conn, error) {
+	type result struct {
+		c   net.Conn
+		err error
+	}
+	got := make(chan result, 1)
+	go func() {
+		c, err := d.Dial()
+		got <- result{c, err}
+	}()
+	select {
+	case r := <-got:
+		return r.c, r.err
+	case <-ctx.Done():
+		go func() {
+			if r := <-got; r.c != nil {
+				r.c.Close()
+			}
+		}()
+		return nil, errors.New("no answer in time")
+	}
+}
+
+// unixSockets lists where a driver's daemon may listen: the daemon for
+// everything first, then the driver's own one.
+func unixSockets(driver string, session bool) []string {
+	var dirs []string
+	if session {
+		// virGetUserRuntimeDirectory: without XDG_RUNTIME_DIR it is the cache.
+		if run := os.Getenv("XDG_RUNTIME_DIR"); run != "" {
+			dirs = []string{filepath.Join(run, "libvirt")}
+		} else {
+			dirs = []string{filepath.Join(os.Getenv("HOME"), ".cache/libvirt")}
+		}
+	} else {
+		dirs = []string{"/run/libvirt", "/var/run/libvirt"}
+	}
+	var out []string
+	for _, name := range []string{"libvirt-sock", "virt" + driver + "d-sock"} {
+		for _, dir := range dirs {
+			out = append(out, filepath.Join(dir, name))
+		}
+	}
+	return out
+}
+
+// dialUnix opens the first socket that answers. Its error names every socket
+// that was tried and says what to do.
+func dialUnix(ctx context.Context, paths []string) (net.Conn, error) {
+	var d net.Dialer
+	d.Timeout = 5 * time.Second
+	var said []string
+	var cause error
+	for _, p := range paths {
+		c, err := d.DialContext(ctx, "unix", p)
+		if err == nil {
+			return c, nil
+		}
+		if cause == nil || errors.Is(cause, os.ErrNotExist) {
+			cause = err
+		}
+		said = append(said, p+": "+socketAdvice(err))
+	}
+	return nil, &socketError{"cannot open the libvirt socket: " + strings.Join(said, "; "), cause}
+}
+
+type socketError struct {
+	text  string
+	cause error
+}
+
+func (e *socketError) Error() string { return e.text }
+func (e *socketError) Unwrap() error { return e.cause }
+
+func socketAdvice(err error) string {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return "no such file (is libvirtd or the driver's daemon installed and started? another place is set with socket= in [libvirtd])"
+	case errors.Is(err, os.ErrPermission):
+		return "permission denied (run as root or as a member of the group libvirt, or see unix_sock_group in libvirtd.conf)"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "nobody listens (the daemon is not running: start libvirtd or its socket unit)"
+	case errors.Is(err, syscall.ENOTSOCK), errors.Is(err, syscall.EPROTOTYPE):
+		return "not a stream socket (wrong path in socket= of [libvirtd])"
+	}
+	return err.Error()
+}

@@ -1,0 +1,319 @@
+package libvirtrpc
+
+import (
+	"container/list"
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"virtgate/libvirtrpc/wire"
+)
+
+// The numbers are libvirtd's own limits with one to spare, see LIBVIRT.md.
+const (
+	// callsPerConn: libvirtd runs at most 5 calls of one connection at once
+	// (max_client_requests); with 5 stuck nothing on it answers any more.
+	callsPerConn = 4
+	// maxAbandoned: a connection with that many calls past their deadline takes
+	// no more and is replaced.
+	maxAbandoned = 2
+	// lingerFor: how long a replaced connection waits for its late answers.
+	lingerFor = 2 * time.Minute
+
+	backoffFirst = 50 * time.Millisecond
+	backoffMost  = time.Second
+)
+
+// pool keeps Options.Connections connections open and hands out places for
+// calls on them, in the order in which they were asked for.
+type pool struct {
+	opts     *Options
+	event    func(wire.Frame)
+	onChange func()      // a connection came or went
+	noEvents atomic.Bool // the driver has no events
+	noStats  atomic.Bool // nor stats
+
+	mu      sync.Mutex
+	conns   []*conn
+	waiting list.List     // of chan *conn, first come first served
+	up      chan struct{} // closed while there is a connection, replaced when the last one goes
+	lastErr error         // why the last attempt to open a connection failed
+}
+
+func newPool(o *Options, event func(wire.Frame), onChange func()) *pool {
+	return &pool{opts: o, event: event, onChange: onChange, up: make(chan struct{})}
+}
+
+func (p *pool) onMessage(f wire.Frame) { p.event(f) }
+
+// Run keeps the connections open until ctx ends, then closes them.
+func (p *pool) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for range p.opts.Connections {
+		g.Go(func() error { p.keepOpen(ctx, g); return nil })
+	}
+	return g.Wait()
+}
+
+// keepOpen is the life of one place in the pool: open, wait for the end of the
+// connection, open the next one.
+func (p *pool) keepOpen(ctx context.Context, g *errgroup.Group) {
+	delay := backoffFirst
+	for ctx.Err() == nil {
+		c, err := p.open(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			p.failed(err)
+			// Jitter, so that the places do not all knock at the same moment.
+			wait := time.NewTimer(delay/2 + rand.N(delay/2))
+			select {
+			case <-ctx.Done():
+			case <-wait.C:
+			}
+			wait.Stop()
+			delay = min(2*delay, backoffMost)
+			continue
+		}
+		opened := time.Now()
+		p.add(c)
+		retired := p.awaitEnd(ctx, c)
+		p.remove(c)
+		if retired {
+			g.Go(func() error { p.linger(ctx, c); return nil })
+		} else {
+			c.wire.Close()
+			if ctx.Err() == nil {
+				p.opts.Log.Warn("libvirt connection lost", "error", c.wire.Err())
+			}
+		}
+		if time.Since(opened) > backoffMost {
+			delay = backoffFirst
+		}
+	}
+}
+
+// awaitEnd waits until the connection is dead (false) or is to be replaced
+// (true).
+func (p *pool) awaitEnd(ctx context.Context, c *conn) (retired bool) {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-c.wire.Done():
+			return false
+		case <-tick.C:
+			p.mu.Lock()
+			full := c.abandoned >= maxAbandoned
+			p.mu.Unlock()
+			if full {
+				return true
+			}
+		}
+	}
+}
+
+// linger keeps a replaced connection until its calls are answered: closing it
+// would not free the daemon's workers, and their answers may still say how a
+// change ended.
+func (p *pool) linger(ctx context.Context, c *conn) {
+	defer c.wire.Close()
+	p.opts.Log.Warn("libvirt connection replaced: its calls are not answered", "abandoned", maxAbandoned)
+	end := time.NewTimer(lingerFor)
+	defer end.Stop()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.wire.Done():
+			return
+		case <-end.C:
+			return
+		case <-tick.C:
+			p.mu.Lock()
+			idle := c.inFlight == 0
+			p.mu.Unlock()
+			if idle {
+				return
+			}
+		}
+	}
+}
+
+func (p *pool) add(c *conn) {
+	p.mu.Lock()
+	first := len(p.conns) == 0
+	p.conns = append(p.conns, c)
+	p.lastErr = nil
+	if first {
+		close(p.up)
+	}
+	for range callsPerConn {
+		p.serve(c)
+	}
+	p.mu.Unlock()
+	if first {
+		p.opts.Log.Info("connected to libvirt", "uri", p.opts.URI)
+	}
+	p.onChange()
+}
+
+func (p *pool) remove(c *conn) {
+	p.mu.Lock()
+	c.retired = true
+	for i, o := range p.conns {
+		if o == c {
+			p.conns = append(p.conns[:i], p.conns[i+1:]...)
+			break
+		}
+	}
+	if len(p.conns) == 0 {
+		p.up = make(chan struct{})
+	}
+	p.mu.Unlock()
+	p.onChange()
+}
+
+func (p *pool) failed(err error) {
+	p.mu.Lock()
+	// The same cause over and over is said once.
+	news := p.lastErr == nil || p.lastErr.Error() != err.Error()
+	p.lastErr = err
+	p.mu.Unlock()
+	level := slog.LevelDebug
+	if news {
+		level = slog.LevelWarn
+	}
+	p.opts.Log.Log(context.Background(), level, "no connection to libvirt", "error", err)
+}
+
+// usable tells whether the connection takes one more call. p.mu is held.
+func (c *conn) usable() bool {
+	if c.retired || c.inFlight >= callsPerConn || c.abandoned >= maxAbandoned {
+		return false
+	}
+	select {
+	case <-c.wire.Done():
+		return false
+	default:
+		return true
+	}
+}
+
+// serve gives a free place on c to who waits longest. p.mu is held.
+func (p *pool) serve(c *conn) {
+	if !c.usable() {
+		return
+	}
+	if e := p.waiting.Front(); e != nil {
+		p.waiting.Remove(e)
+		c.inFlight++
+		e.Value.(chan *conn) <- c
+	}
+}
+
+// acquire waits for a place for one call. Its errors are Unavailable (no
+// connection within ConnectTimeout), Busy (the queue is full) and NoAnswer (the
+// end of ctx); with each of them nothing was sent.
+func (p *pool) acquire(ctx context.Context) (*conn, error) {
+	p.mu.Lock()
+	var best *conn
+	if p.waiting.Len() == 0 {
+		for _, c := range p.conns {
+			if c.usable() && (best == nil || c.inFlight < best.inFlight) {
+				best = c
+			}
+		}
+	}
+	if best != nil {
+		best.inFlight++
+		p.mu.Unlock()
+		return best, nil
+	}
+	if p.waiting.Len() >= p.opts.Queue {
+		p.mu.Unlock()
+		return nil, &Error{Kind: Busy, Message: "the queue of libvirt calls is full"}
+	}
+	turn := make(chan *conn, 1)
+	e := p.waiting.PushBack(turn)
+	p.mu.Unlock()
+
+	give := func() *conn {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		select {
+		case c := <-turn: // it came at the same moment
+			return c
+		default:
+			p.waiting.Remove(e)
+			return nil
+		}
+	}
+	outage := time.NewTimer(p.opts.OutageWait)
+	defer outage.Stop()
+	for {
+		select {
+		case c := <-turn:
+			return c, nil
+		case <-outage.C:
+			p.mu.Lock()
+			down, why := len(p.conns) == 0, p.lastErr
+			p.mu.Unlock()
+			if !down { // busy, not gone: look again later
+				outage.Reset(p.opts.OutageWait)
+				continue
+			}
+			if c := give(); c != nil {
+				return c, nil
+			}
+			msg := "no connection to the libvirt daemon"
+			if why != nil {
+				msg = why.Error()
+			}
+			return nil, &Error{Kind: Unavailable, Message: msg}
+		case <-ctx.Done():
+			if c := give(); c != nil {
+				p.release(c, false)
+			}
+			return nil, &Error{Kind: NoAnswer, Message: "no free place for a libvirt call before the deadline; nothing was sent"}
+		}
+	}
+}
+
+// abandon marks one call of c as past its deadline. Its place stays taken.
+func (p *pool) abandon(c *conn) {
+	p.mu.Lock()
+	c.abandoned++
+	p.mu.Unlock()
+}
+
+// release gives back the place of a call that ended.
+func (p *pool) release(c *conn, abandoned bool) {
+	p.mu.Lock()
+	c.inFlight--
+	if abandoned {
+		c.abandoned--
+	}
+	p.serve(c)
+	p.mu.Unlock()
+}
+
+// open and free places, and who waits, for the server's own figures.
+func (p *pool) load() (open, inFlight, waiting int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.conns {
+		inFlight += c.inFlight
+	}
+	return len(p.conns), inFlight, p.waiting.Len()
+}

@@ -1,0 +1,70 @@
+package libvirtrpc
+
+import (
+	"context"
+	"sync"
+)
+
+// rounds lets equal requests share their libvirt calls without ever giving an
+// answer from before a request arrived: who comes while a round is under way
+// waits for the next one, which all who came meanwhile share.
+type rounds[K comparable, V any] struct {
+	mu sync.Mutex
+	m  map[K]*lane[V]
+}
+
+type lane[V any] struct {
+	next *round[V] // not begun yet, nil when nobody waits
+}
+
+type round[V any] struct {
+	done chan struct{}
+	v    V
+	err  error
+}
+
+// get returns the result of a round that begins after the call of get. start
+// runs fn on a goroutine that somebody owns.
+func (r *rounds[K, V]) get(ctx context.Context, key K, start func(func()), fn func() (V, error)) (V, error) {
+	r.mu.Lock()
+	if r.m == nil {
+		r.m = map[K]*lane[V]{}
+	}
+	l, running := r.m[key]
+	if !running {
+		l = &lane[V]{}
+		r.m[key] = l
+	}
+	if l.next == nil {
+		l.next = &round[V]{done: make(chan struct{})}
+	}
+	mine := l.next
+	r.mu.Unlock()
+	if !running {
+		start(func() { r.run(key, l, fn) })
+	}
+	select {
+	case <-mine.done:
+		return mine.v, mine.err
+	case <-ctx.Done():
+		var zero V
+		return zero, &Error{Kind: NoAnswer, Message: "no answer before the deadline"}
+	}
+}
+
+// run does rounds until nobody waits.
+func (r *rounds[K, V]) run(key K, l *lane[V], fn func() (V, error)) {
+	for {
+		r.mu.Lock()
+		now := l.next
+		l.next = nil
+		if now == nil {
+			delete(r.m, key)
+			r.mu.Unlock()
+			return
+		}
+		r.mu.Unlock()
+		now.v, now.err = fn()
+		close(now.done)
+	}
+}
