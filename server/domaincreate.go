@@ -1,0 +1,255 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"virtgate/envelope"
+	"virtgate/libvirtrpc"
+	"virtgate/libvirtrpc/domainxml"
+)
+
+type createDomainsReq struct {
+	items                              []newDomain
+	array                              bool
+	start, transient, paused, validate bool
+}
+
+// newDomain is one domain to be made: XML as it came, or an object.
+type newDomain struct {
+	xml  string
+	name string
+	uuid *libvirtrpc.UUID // nil: libvirt chooses one
+	spec *domainxml.Spec
+}
+
+// maxItems bounds one POST; the whole has one request's time.
+const maxItems = 64
+
+func (r *createDomainsReq) decode(in *request) error {
+	r.start = in.query.bool("start")
+	r.transient = in.query.bool("transient")
+	r.paused = in.query.bool("paused")
+	r.validate = in.query.bool("validate")
+	if r.paused && !r.start && !r.transient {
+		in.query.fail("paused", "it goes with start or transient")
+	}
+	if r.start && r.transient {
+		in.query.fail("transient", "a transient domain is started anyway; leave start out")
+	}
+	body, err := in.body()
+	if err != nil {
+		return err
+	}
+	list, array, err := items(body)
+	if err != nil {
+		return err
+	}
+	r.array = array
+	if len(list) == 0 || len(list) > maxItems {
+		return envelope.New(envelope.BadRequest, fmt.Sprintf("want 1 to %d domains", maxItems))
+	}
+	for i, raw := range list {
+		d, err := decodeNewDomain(raw)
+		if err != nil {
+			var e *envelope.Error
+			if errors.As(err, &e) && array {
+				return e.At(i)
+			}
+			return err
+		}
+		r.items = append(r.items, d)
+	}
+	return nil
+}
+
+func decodeNewDomain(raw json.RawMessage) (newDomain, error) {
+	var d newDomain
+	switch raw[0] {
+	case '"':
+		if err := json.Unmarshal(raw, &d.xml); err != nil {
+			return d, envelope.New(envelope.Syntax, err.Error())
+		}
+		return d, d.readXML()
+	case '{':
+		spec, err := decodeSpec(raw)
+		if err != nil {
+			return d, badXML(err.Error())
+		}
+		d.spec, d.name = spec, spec.Name
+		if spec.UUID != "" {
+			u, err := libvirtrpc.ParseUUID(spec.UUID)
+			if err != nil {
+				return d, envelope.New(envelope.BadIdentifier, err.Error())
+			}
+			d.uuid = &u
+			spec.UUID = u.String()
+		}
+		return d, nil
+	}
+	return d, envelope.New(envelope.BadRequest, "a domain is a string of XML or an object")
+}
+
+// badXML is the error for a description that cannot become a domain.
+func badXML(why string) error {
+	e := envelope.New(envelope.CreateFailed, why)
+	e.Status = 400
+	return e
+}
+
+// readXML finds the name and UUID in domain XML, and refuses what must not
+// reach libvirt's parser: a document type, with which XML expands to any size.
+// Everything else about the XML is libvirt's to judge.
+func (d *newDomain) readXML() error {
+	if len(bytes.TrimSpace([]byte(d.xml))) == 0 {
+		return badXML("the XML is empty")
+	}
+	dec := xml.NewDecoder(strings.NewReader(d.xml))
+	depth := 0
+	for {
+		tok, err := dec.Token()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return badXML("not XML: " + err.Error())
+		}
+		switch t := tok.(type) {
+		case xml.Directive:
+			return badXML("a document type declaration is not accepted")
+		case xml.EndElement:
+			depth--
+		case xml.StartElement:
+			depth++
+			if depth == 1 && t.Name.Local != "domain" {
+				return badXML("the XML is not a <domain> but a <" + t.Name.Local + ">")
+			}
+			if depth != 2 || t.Name.Local != "name" && t.Name.Local != "uuid" {
+				break
+			}
+			var text string
+			if err := dec.DecodeElement(&text, &t); err != nil {
+				return badXML("not XML: " + err.Error())
+			}
+			depth--
+			if t.Name.Local == "name" {
+				d.name = text
+			} else if u, err := libvirtrpc.ParseUUID(strings.TrimSpace(text)); err == nil {
+				d.uuid = &u
+			}
+		}
+	}
+	if err := checkName(d.name); err != nil {
+		return badXML(err.Error())
+	}
+	return nil
+}
+
+// createDomains makes the domains in their order; what was made stays when a
+// later one fails.
+func (s *Server) createDomains(ctx context.Context, r createDomainsReq) (*envelope.Response, error) {
+	ctx, cancel := s.finish(ctx)
+	defer cancel()
+	res := &envelope.Response{Created: true}
+	sel := domains.selected(&query{}, false)
+	for i, item := range r.items {
+		d, err := s.createDomain(ctx, r, item)
+		if err != nil {
+			e := libvirtError(err, envelope.CreateFailed)
+			if r.array {
+				e = e.At(i)
+			}
+			res.Errors = append(res.Errors, e)
+			continue
+		}
+		b := sel.appendJSON(nil, &d)
+		b = append(b[:len(b)-1], `,"created":true}`...)
+		res.Results = append(res.Results, b)
+	}
+	return res, nil
+}
+
+func (s *Server) createDomain(ctx context.Context, r createDomainsReq, item newDomain) (domain, error) {
+	doc := item.xml
+	if item.spec != nil {
+		host, err := s.libvirt.Host(ctx)
+		if err != nil {
+			return domain{}, err
+		}
+		if doc, err = item.spec.XML(host); err != nil {
+			return domain{}, badXML(err.Error())
+		}
+	}
+	// Two creations of one name or UUID take turns: libvirt would replace the
+	// first definition by the second when both agree.
+	unlock, err := s.creating.lock(ctx)
+	if err != nil {
+		return domain{}, envelope.New(envelope.Timeout, "another creation did not end; nothing was sent")
+	}
+	defer unlock()
+	if err := s.mustNotExist(ctx, item); err != nil {
+		return domain{}, err
+	}
+	var d domain
+	var flags libvirtrpc.StartFlags
+	if r.paused {
+		flags |= libvirtrpc.StartPaused
+	}
+	if r.transient {
+		if r.validate {
+			flags |= libvirtrpc.StartValidate
+		}
+		d, err = s.libvirt.CreateTransient(ctx, doc, flags)
+	} else {
+		d, err = s.libvirt.Define(ctx, doc, r.validate)
+	}
+	if err != nil {
+		return d, err
+	}
+	if r.start {
+		if err := s.libvirt.Start(ctx, d.UUID, flags); err != nil {
+			return d, s.undoDefine(ctx, d, err)
+		}
+	}
+	return s.libvirt.GetDomain(ctx, libvirtrpc.ByUUID(d.UUID), domains.selected(&query{}, false).costs())
+}
+
+// mustNotExist refuses a name or UUID that is taken: a definition is never
+// replaced.
+func (s *Server) mustNotExist(ctx context.Context, item newDomain) error {
+	refs := []libvirtrpc.Ref{libvirtrpc.ByName(item.name)}
+	if item.uuid != nil {
+		refs = append(refs, libvirtrpc.ByUUID(*item.uuid))
+	}
+	for _, ref := range refs {
+		switch _, err := s.libvirt.Lookup(ctx, ref); {
+		case err == nil:
+			return envelope.New(envelope.Exists, "")
+		case libvirtrpc.KindOf(err) != libvirtrpc.NotFound:
+			return err
+		}
+	}
+	return nil
+}
+
+// undoDefine takes a definition back whose start failed, and says so.
+func (s *Server) undoDefine(ctx context.Context, d domain, cause error) error {
+	e := libvirtError(cause, envelope.StartFailed)
+	var lv *libvirtrpc.Error
+	if errors.As(cause, &lv) && lv.OutcomeUnknown {
+		e.Message += "; the definition was kept, because the domain may be running"
+		return e
+	}
+	if err := s.libvirt.Undefine(ctx, d.UUID, libvirtrpc.UndefineNVRAM); err != nil {
+		e.Message += "; the definition is still there: removing it failed too"
+		return e
+	}
+	e.Message += "; the definition was removed again"
+	return e
+}

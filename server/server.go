@@ -1,0 +1,396 @@
+// Package server is everything that knows HTTP: the route table, the one way
+// from Go functions to handlers, and what every request goes through before and
+// after. It is the only importer of Echo.
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+	"github.com/labstack/echo/v4/middleware"
+
+	"virtgate/auth"
+	"virtgate/envelope"
+	"virtgate/libvirtrpc"
+)
+
+// Options are what a Server needs.
+type Options struct {
+	Libvirt *libvirtrpc.Client
+	Auth    *auth.Authenticator
+	Log     *slog.Logger
+	Version string // of this program
+
+	BodyLimit      int64         // bytes of a request body
+	RequestTimeout time.Duration // of a whole request
+}
+
+// Server answers HTTP requests.
+type Server struct {
+	opts    Options
+	libvirt *libvirtrpc.Client
+	auth    *auth.Authenticator
+	log     *slog.Logger
+	echo    *echo.Echo
+	table   []route
+	// creating is held by who creates a domain.
+	creating turn
+}
+
+// turn lets one in at a time.
+type turn chan struct{}
+
+func (t turn) lock(ctx context.Context) (unlock func(), err error) {
+	select {
+	case t <- struct{}{}:
+		return func() { <-t }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// New makes a Server.
+func New(o Options) *Server {
+	s := &Server{opts: o, libvirt: o.Libvirt, auth: o.Auth, log: o.Log, echo: echo.New(), creating: make(turn, 1)}
+	s.table = s.routes()
+	s.echo.HTTPErrorHandler = s.notRouted
+	s.echo.Pre(s.observe, middleware.GzipWithConfig(middleware.GzipConfig{
+		Level:     1,    // libvirt's XML shrinks to a tenth at any level
+		MinLength: 1400, // what fits into one packet gains nothing
+	}), s.authenticate)
+	for _, rt := range s.table {
+		h := s.serve(rt)
+		s.echo.Add(rt.method, rt.path, h)
+		if rt.method == http.MethodGet {
+			s.echo.Add(http.MethodHead, rt.path, h)
+		}
+	}
+	for path, h := range map[string]echo.HandlerFunc{"/livez": s.livez, "/readyz": s.readyz} {
+		s.echo.GET(path, h)
+		s.echo.HEAD(path, h)
+	}
+	return s
+}
+
+// ServeHTTP makes Server an http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.echo.ServeHTTP(w, r) }
+
+// Limits of connections, in the order in which a slow client meets them.
+const (
+	headerTimeout = 10 * time.Second
+	idleTimeout   = 2 * time.Minute
+	maxHeader     = 32 << 10 // bytes
+	// drainTimeout is how long a shutdown waits for requests that are under way.
+	drainTimeout = 20 * time.Second
+)
+
+// Serve answers on the listener until ctx ends, then lets the requests that are
+// under way finish, for a bounded time.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	srv := &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       s.opts.RequestTimeout,
+		// A response is written at once; its reader has a while to take it.
+		WriteTimeout:   2 * s.opts.RequestTimeout,
+		IdleTimeout:    idleTimeout,
+		MaxHeaderBytes: maxHeader,
+		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	stopped := make(chan error, 1)
+	go func() { stopped <- srv.Serve(plainErrors{l}) }()
+	select {
+	case err := <-stopped:
+		return err
+	case <-ctx.Done():
+	}
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer cancel()
+	err := srv.Shutdown(drain)
+	if err != nil {
+		srv.Close()
+	}
+	if serr := <-stopped; !errors.Is(serr, http.ErrServerClosed) {
+		err = errors.Join(err, serr)
+	}
+	return err
+}
+
+// The keys under which a request's own things travel in Echo's context.
+const (
+	keyCaller = "caller"
+	keyRoute  = "route"
+	keyError  = "error"
+)
+
+// observe is the outermost layer: it numbers the request, gives the packet id
+// back, turns a panic into a response and writes the access log.
+func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) (err error) {
+		start := time.Now()
+		req, header := c.Request(), c.Response().Header()
+		id := newRequestID()
+		header.Set("X-Request-ID", id)
+		header.Set("Cache-Control", "no-store")
+		header.Set("X-Content-Type-Options", "nosniff")
+		packet, packetOK := packetID(req.Header.Values("X-Packet-ID"))
+		if packetOK && packet != "" {
+			header.Set("X-Packet-ID", packet)
+		}
+		ctx, cancel := context.WithTimeout(req.Context(), s.opts.RequestTimeout)
+		defer cancel()
+		ctx, calls := libvirtrpc.CountCalls(ctx)
+		req = req.WithContext(ctx)
+		req.Body = http.MaxBytesReader(c.Response(), req.Body, s.opts.BodyLimit)
+		c.SetRequest(req)
+
+		defer func() {
+			if p := recover(); p != nil {
+				s.log.Error("panic", "request_id", id, "panic", p, "stack", string(debug.Stack()))
+				if !c.Response().Committed {
+					err = s.respond(c, failed(envelope.New(envelope.Internal, "")))
+				}
+			}
+			caller, _ := c.Get(keyCaller).(auth.Caller)
+			route, _ := c.Get(keyRoute).(string)
+			attrs := []slog.Attr{
+				slog.String("request_id", id),
+				slog.String("packet_id", packet),
+				slog.String("user", caller.User),
+				slog.String("key", caller.KeyName),
+				slog.String("remote", remoteAddr(req)),
+				slog.String("method", req.Method),
+				slog.String("route", route),
+				slog.Int("status", c.Response().Status),
+				slog.Duration("duration", time.Since(start)),
+				slog.Int64("libvirt_calls", calls.Load()),
+			}
+			if e, ok := c.Get(keyError).(*envelope.Error); ok {
+				attrs = append(attrs, slog.Int("code", int(e.Code)))
+				if e.LibvirtCode != 0 {
+					attrs = append(attrs, slog.Int("libvirt_code", e.LibvirtCode))
+				}
+			}
+			s.log.LogAttrs(ctx, slog.LevelInfo, "request", attrs...)
+		}()
+		if !packetOK {
+			c.Set(keyError, badPacketID)
+		}
+		if err := next(c); err != nil {
+			s.notRouted(err, c)
+		}
+		return nil
+	}
+}
+
+var badPacketID = envelope.New(envelope.BadRequest, "X-Packet-ID is printable ASCII, once, at most 256 characters")
+
+// packetID is the client's own number for the request, and whether it can be
+// given back.
+func packetID(values []string) (string, bool) {
+	if len(values) == 0 {
+		return "", true
+	}
+	v := values[0]
+	if len(values) > 1 || len(v) > 256 {
+		return "", false
+	}
+	for i := 0; i < len(v); i++ {
+		if v[i] < 0x20 || v[i] > 0x7e {
+			return "", false
+		}
+	}
+	return v, true
+}
+
+func newRequestID() string {
+	var b [8]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+func remoteAddr(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}
+
+// base is the path under which everything takes authentication.
+const base = "/libvirt"
+
+func underBase(path string) bool { return path == base || strings.HasPrefix(path, base+"/") }
+
+// authenticate runs before the router, so that who may not ask does not learn
+// what there is.
+func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		r := c.Request()
+		if underBase(r.URL.Path) {
+			caller, err := s.auth.Authenticate(auth.Credentials{
+				Key:        r.Header.Values("X-Auth-Key"),
+				Username:   r.Header.Values("X-Auth-Username"),
+				ServiceKey: r.Header.Values("X-Auth-User-Service-Key"),
+				Addr:       remoteAddr(r),
+			}, time.Now())
+			if err != nil {
+				return s.respond(c, envelope.Failed(authError(err)))
+			}
+			c.Set(keyCaller, caller)
+		}
+		if e, ok := c.Get(keyError).(*envelope.Error); ok {
+			return s.respond(c, envelope.Failed(e))
+		}
+		return next(c)
+	}
+}
+
+// serve is the adapter between Echo and a route.
+func (s *Server) serve(rt route) echo.HandlerFunc {
+	by := ""
+	if parts := strings.Split(rt.path, "/"); len(parts) > 3 {
+		by = parts[3]
+	}
+	return func(c echo.Context) error {
+		c.Set(keyRoute, rt.path)
+		req := &request{by: by, http: c.Request()}
+		req.caller, _ = c.Get(keyCaller).(auth.Caller)
+		if !rt.permitted(req.caller) {
+			return s.respond(c, envelope.Failed(envelope.New(envelope.NotPermitted, "it lacks "+rt.permissions[0])))
+		}
+		var err error
+		if req.id, err = pathParam(c, "identifier"); err != nil {
+			return s.respond(c, failed(envelope.New(envelope.BadURL, "the path cannot be decoded")))
+		}
+		if req.query, err = parseQuery(c.Request().URL.RawQuery); err != nil {
+			return s.respond(c, failed(err))
+		}
+		return s.respond(c, rt.handle(c.Request().Context(), req))
+	}
+}
+
+// pathParam is a part of the path, decoded once: Echo routes by the raw path
+// when the client escaped anything, and leaves its parts as they came then.
+func pathParam(c echo.Context, name string) (string, error) {
+	v := c.Param(name)
+	if c.Request().URL.RawPath == "" {
+		return v, nil
+	}
+	return url.PathUnescape(v)
+}
+
+// respond writes an envelope. Nothing else writes a body.
+func (s *Server) respond(c echo.Context, res *envelope.Response) error {
+	if len(res.Errors) > 0 {
+		c.Set(keyError, res.Errors[0])
+	}
+	w, header := c.Response(), c.Response().Header()
+	header.Set("Content-Type", "application/json; charset=utf-8")
+	if after := res.RetryAfter(); after > 0 {
+		header.Set("Retry-After", strconv.Itoa(int((after+time.Second-1)/time.Second)))
+	}
+	body := res.AppendJSON(make([]byte, 0, 512+size(res)))
+	if c.Request().Method == http.MethodHead {
+		header.Set("Content-Length", strconv.Itoa(len(body)))
+		w.WriteHeader(res.Status())
+		return nil
+	}
+	w.WriteHeader(res.Status())
+	_, err := w.Write(body)
+	if err != nil { // the client went away; there is nobody to tell
+		s.log.Debug("response not taken", "error", err)
+	}
+	return nil
+}
+
+func size(res *envelope.Response) int {
+	n := 0
+	for _, r := range res.Results {
+		n += len(r) + 1
+	}
+	return n
+}
+
+// notRouted answers what no route does: the wrong method, an unknown
+// collection, sub-resource or kind of identifier, or a path outside the API.
+func (s *Server) notRouted(err error, c echo.Context) {
+	if c.Response().Committed {
+		return
+	}
+	var he *echo.HTTPError
+	var e *envelope.Error
+	switch {
+	case errors.As(err, &he) && he.Code == http.StatusMethodNotAllowed:
+		e = envelope.New(envelope.MethodNotAllowed, "")
+		if allow, ok := c.Get(echo.ContextKeyHeaderAllow).(string); ok {
+			allow = strings.Join(slices.DeleteFunc(strings.Split(allow, ", "), func(m string) bool { return m == http.MethodOptions }), ", ")
+			c.Response().Header().Set("Allow", allow)
+			e = envelope.New(envelope.MethodNotAllowed, "this path takes "+allow)
+		}
+	case errors.As(err, &he) && he.Code == http.StatusNotFound:
+		e = unknownPath(c.Request().URL.EscapedPath())
+	default:
+		s.log.Error("unexpected", "error", err)
+		e = envelope.New(envelope.Internal, "")
+	}
+	_ = s.respond(c, envelope.Failed(e))
+}
+
+// unknownPath says which part of a path means nothing.
+func unknownPath(path string) *envelope.Error {
+	if !underBase(path) {
+		return envelope.New(envelope.BadURL, "everything is under "+base+"/")
+	}
+	parts := strings.Split(strings.Trim(strings.TrimPrefix(path, base), "/"), "/")
+	switch {
+	case parts[0] != "domains" && parts[0] != "version":
+		return envelope.New(envelope.BadSubsystem, "there are domains, version")
+	case parts[0] == "version" || len(parts) == 1:
+		return envelope.New(envelope.BadParameter, "")
+	case parts[1] != "by-name" && parts[1] != "by-uuid" && parts[1] != "by-id":
+		return envelope.New(envelope.BadSearchKey, "there are by-name, by-uuid, by-id")
+	case len(parts) == 2 || parts[2] == "":
+		return envelope.New(envelope.BadIdentifier, "it is missing")
+	}
+	return envelope.New(envelope.BadParameter, "there is xml_desc")
+}
+
+// livez says that the process is there.
+func (s *Server) livez(c echo.Context) error {
+	c.Set(keyRoute, "/livez")
+	return s.respond(c, &envelope.Response{})
+}
+
+// readyz says whether libvirt answers now, and nothing else about the host.
+func (s *Server) readyz(c echo.Context) error {
+	c.Set(keyRoute, "/readyz")
+	if err := s.libvirt.Ready(c.Request().Context()); err != nil {
+		e := envelope.New(envelope.Unavailable, "")
+		e.RetryAfter = retryAfter
+		return s.respond(c, envelope.Failed(e))
+	}
+	return s.respond(c, &envelope.Response{})
+}
+
+// finish is the context of a request that changes things: once begun it goes on
+// when its client goes away, for the time that a request has.
+func (s *Server) finish(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(s.opts.RequestTimeout)
+	}
+	return context.WithDeadline(context.WithoutCancel(ctx), deadline)
+}
