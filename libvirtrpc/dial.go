@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -142,7 +143,10 @@ func unixSockets(driver string, session bool) []string {
 			dirs = []string{filepath.Join(os.Getenv("HOME"), ".cache/libvirt")}
 		}
 	} else {
-		dirs = []string{"/run/libvirt", "/var/run/libvirt"}
+		dirs = []string{"/run/libvirt"}
+		if runtime.GOOS != "linux" {
+			dirs = []string{"/var/run/libvirt"}
+		}
 	}
 	var out []string
 	for _, name := range []string{"libvirt-sock", "virt" + driver + "d-sock"} {
@@ -158,7 +162,8 @@ func unixSockets(driver string, session bool) []string {
 func dialUnix(ctx context.Context, paths []string) (net.Conn, error) {
 	var d net.Dialer
 	d.Timeout = 5 * time.Second
-	var said []string
+	var advice []string
+	tried := map[string][]string{} // by advice
 	var cause error
 	for _, p := range paths {
 		c, err := d.DialContext(ctx, "unix", p)
@@ -168,9 +173,16 @@ func dialUnix(ctx context.Context, paths []string) (net.Conn, error) {
 		if cause == nil || errors.Is(cause, os.ErrNotExist) {
 			cause = err
 		}
-		said = append(said, p+": "+socketAdvice(err))
+		a := socketAdvice(err)
+		if tried[a] == nil {
+			advice = append(advice, a)
+		}
+		tried[a] = append(tried[a], p)
 	}
-	return nil, &socketError{"cannot open the libvirt socket: " + strings.Join(said, "; "), cause}
+	for i, a := range advice {
+		advice[i] = strings.Join(tried[a], ", ") + ": " + a
+	}
+	return nil, &socketError{"cannot open the libvirt socket: " + strings.Join(advice, "; "), cause}
 }
 
 type socketError struct {

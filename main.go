@@ -1,0 +1,289 @@
+// Command virtgate serves libvirt's domains over HTTP: see README.md.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"os/user"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/lmittmann/tint"
+	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
+
+	"virtgate/auth"
+	"virtgate/libvirtrpc"
+	"virtgate/server"
+)
+
+// version is set by the linker in releases.
+var version = ""
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	err := run(ctx, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "virtgate:", err)
+		os.Exit(1)
+	}
+}
+
+// defaultConfigs are where the configuration is looked for without --config.
+var defaultConfigs = []string{"config.ini", "/etc/virtgate/config.ini"}
+
+type flags struct {
+	config, listen, uri                   string
+	check, hashKey, showVersion, showHelp bool
+}
+
+func parseFlags(args []string) (flags, *pflag.FlagSet, error) {
+	var f flags
+	fs := pflag.NewFlagSet("virtgate", pflag.ContinueOnError)
+	fs.SortFlags = false
+	fs.Usage = func() {}
+	fs.StringVar(&f.config, "config", "", "configuration `file` (default: "+strings.Join(defaultConfigs, ", else ")+")")
+	fs.StringVar(&f.listen, "listen", "", "`address`:port to listen on, instead of the configuration's")
+	fs.StringVar(&f.uri, "uri", "", "libvirt `URI`, instead of the configuration's: qemu:///system, test:///default, qemu+tls://host/system")
+	fs.BoolVar(&f.check, "check", false, "check the configuration, call libvirt, print what was found, and end")
+	fs.BoolVar(&f.hashKey, "hash-key", false, "read a key from standard input, print it hashed for the configuration, and end")
+	fs.BoolVar(&f.showVersion, "version", false, "print the version and end")
+	fs.BoolVarP(&f.showHelp, "help", "h", false, "print this and end")
+	if err := fs.Parse(args); err != nil {
+		return f, fs, fmt.Errorf("%w (see virtgate --help)", err)
+	}
+	if fs.NArg() > 0 {
+		return f, fs, fmt.Errorf("unexpected argument %q (see virtgate --help)", fs.Arg(0))
+	}
+	return f, fs, nil
+}
+
+func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stderr io.Writer) error {
+	f, fs, err := parseFlags(args)
+	switch {
+	case err != nil:
+		return err
+	case f.showHelp:
+		_, err := fmt.Fprint(stdout, "virtgate: libvirt over HTTP\n\nUsage: virtgate [flags]\n\n", fs.FlagUsages(),
+			"\nEvery key of the configuration can also come from the environment:\nVIRTGATE_HTTP_SERVER_PORT=8082 is [http_server] port.\n")
+		return err
+	case f.showVersion:
+		_, err := fmt.Fprintln(stdout, "virtgate", versionText())
+		return err
+	case f.hashKey:
+		return hashKey(stdin, stdout)
+	}
+
+	cfg, file, err := readConfig(f.config, env)
+	if err != nil {
+		return err
+	}
+	uri := cfg.Libvirtd.URI()
+	if f.uri != "" {
+		uri = f.uri
+	}
+	listen := cfg.listen()
+	if f.listen != "" {
+		listen = f.listen
+	}
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return fmt.Errorf("cannot listen on %q: want address:port", listen)
+	}
+	ownKey := cfg.noKey()
+	if ownKey {
+		cfg.HTTP.Key = auth.GenerateKey()
+		if !loopback(host) {
+			fmt.Fprintf(stderr, "virtgate: no key is configured: listening on 127.0.0.1 instead of %s\n", printHost(host))
+			host = "127.0.0.1"
+			listen = net.JoinHostPort(host, port)
+		}
+	}
+	if err := cfg.checkExposed(host); err != nil {
+		return err
+	}
+
+	log := newLogger(cfg.Log, stderr)
+	dial, remote, err := libvirtrpc.Dialer(uri, cfg.Libvirtd.Socket)
+	if err != nil {
+		return err
+	}
+	client, err := libvirtrpc.New(libvirtrpc.Options{
+		Dial:          dial,
+		URI:           remote,
+		Connections:   cfg.Libvirtd.Connections,
+		CallTimeout:   cfg.Libvirtd.CallTimeout,
+		ChangeTimeout: cfg.HTTP.RequestTimeout,
+		Log:           log,
+	})
+	if err != nil {
+		return err
+	}
+	authenticator, err := auth.New(auth.Config{
+		Required:    cfg.HTTP.KeyRequired,
+		Key:         cfg.HTTP.Key,
+		Groups:      cfg.Auth.Groups,
+		GroupFile:   cfg.Auth.GroupFile,
+		PasswdFile:  cfg.Auth.PasswdFile,
+		ServiceKeys: cfg.ServiceKeys,
+		Warn:        func(msg string, err error) { log.Warn(msg, "error", err) },
+	})
+	if err != nil {
+		return err
+	}
+
+	// The client outlives the server: requests that are under way need it.
+	clientCtx, endClient := context.WithCancel(context.WithoutCancel(ctx))
+	defer endClient()
+	var g errgroup.Group
+	g.Go(func() error { return client.Run(clientCtx) })
+	if f.check {
+		err := check(ctx, client, stdout, file, listen, uri)
+		endClient()
+		return errors.Join(err, g.Wait())
+	}
+
+	l, err := net.Listen("tcp", listen)
+	if err != nil {
+		endClient()
+		return errors.Join(fmt.Errorf("cannot listen: %w", err), g.Wait())
+	}
+	if ownKey {
+		announceKey(stdout, cfg.HTTP.Key, l.Addr())
+	}
+	log.Info("listening", "address", l.Addr().String(), "uri", uri, "config", file, "version", versionText())
+	srv := server.New(server.Options{
+		Libvirt:        client,
+		Auth:           authenticator,
+		Log:            log,
+		Version:        versionText(),
+		BodyLimit:      cfg.HTTP.BodyLimit,
+		RequestTimeout: cfg.HTTP.RequestTimeout,
+	})
+	g.Go(func() error {
+		defer endClient()
+		return srv.Serve(ctx, l)
+	})
+	err = g.Wait()
+	log.Info("stopped")
+	return err
+}
+
+// readConfig reads the configuration file and says which it was. Without one,
+// the defaults hold.
+func readConfig(file string, env []string) (config, string, error) {
+	files := defaultConfigs
+	if file != "" {
+		files = []string{file}
+	}
+	for _, name := range files {
+		r, err := os.Open(name)
+		if errors.Is(err, os.ErrNotExist) && file == "" {
+			continue
+		}
+		if err != nil {
+			return config{}, "", fmt.Errorf("cannot read the configuration: %w", err)
+		}
+		defer r.Close()
+		c, err := parseConfig(r, env)
+		if err != nil {
+			return c, "", fmt.Errorf("%s: %w", name, err)
+		}
+		return c, name, nil
+	}
+	c, err := parseConfig(strings.NewReader(""), env)
+	return c, "", err
+}
+
+func newLogger(c logConfig, w io.Writer) *slog.Logger {
+	level := slog.LevelInfo
+	switch {
+	case c.Debug:
+		level = slog.LevelDebug
+	case c.Quiet:
+		level = slog.LevelWarn
+	}
+	o := &slog.HandlerOptions{Level: level}
+	switch {
+	case c.Format == "json":
+		return slog.New(slog.NewJSONHandler(w, o))
+	case c.Color:
+		return slog.New(tint.NewHandler(w, &tint.Options{Level: level}))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// announceKey prints the key made for this run, the only time that it is shown.
+func announceKey(w io.Writer, key string, addr net.Addr) {
+	name := "root"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	fmt.Fprintf(w, `No key is configured ([http_server] auth-key). For this run only, the key is
+  %s
+and a user in the groups of [auth] may call with it:
+  curl -H "X-Auth-Key: %s" -H "X-Auth-Username: %s" http://%s/libvirt/domains
+`, key, key, name, addr)
+}
+
+// check is --check: it prints what was found, and its error says what is wrong.
+func check(ctx context.Context, c *libvirtrpc.Client, w io.Writer, file, listen, uri string) error {
+	if file == "" {
+		file = "none, the defaults hold"
+	}
+	fmt.Fprintf(w, "configuration  %s\nlisten         %s\nlibvirt URI    %s\n", file, listen, uri)
+	v, err := c.Version(ctx)
+	if err != nil {
+		return err
+	}
+	ds, err := c.ListDomains(ctx, libvirtrpc.ListQuery{})
+	if err != nil {
+		return err
+	}
+	active := 0
+	for i := range ds {
+		if ds[i].Active() {
+			active++
+		}
+	}
+	_, err = fmt.Fprintf(w, "libvirt        %s\nhypervisor     %s %s\ndomains        %d, %d of them active\n",
+		v.Libvirt, v.Hypervisor, v.HypervisorVersion, len(ds), active)
+	return err
+}
+
+// hashKey is --hash-key. The key comes by standard input, because arguments are
+// visible to every user of the machine.
+func hashKey(r io.Reader, w io.Writer) error {
+	text, err := io.ReadAll(io.LimitReader(r, 64<<10))
+	if err != nil {
+		return err
+	}
+	key := strings.TrimRight(string(text), "\r\n")
+	if strings.HasPrefix(key, "sha256:") {
+		return errors.New("cannot hash the key: it is hashed already")
+	}
+	if err := auth.CheckKey(key); err != nil {
+		return fmt.Errorf("cannot hash the key: %w", err)
+	}
+	_, err = fmt.Fprintln(w, auth.HashKey(key))
+	return err
+}
+
+func versionText() string {
+	if version != "" {
+		return version
+	}
+	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" {
+		return b.Main.Version
+	}
+	return "(devel)"
+}
