@@ -129,6 +129,7 @@ var procedures = []Proc{
 	proc[libvirt.ConnectGetAllDomainStatsArgs, libvirt.ConnectGetAllDomainStatsRet](344, "ConnectGetAllDomainStats"),
 	proc[libvirt.DomainDefineXMLFlagsArgs, libvirt.DomainDefineXMLFlagsRet](350, "DomainDefineXMLFlags"),
 	proc[libvirt.DomainRenameArgs, libvirt.DomainRenameRet](358, "DomainRename"),
+	proc[libvirt.DomainListAllCheckpointsArgs, libvirt.DomainListAllCheckpointsRet](413, "DomainListAllCheckpoints"),
 }
 
 var (
