@@ -88,7 +88,7 @@ var settings = []setting{
 	{section: "http_server", key: "auth-key-required", set: boolean(func(c *config) *bool { return &c.HTTP.KeyRequired })},
 	{section: "http_server", key: "auth-key", set: key(func(c *config) *string { return &c.HTTP.Key }), secret: true},
 	{section: "http_server", key: "doc_root", set: func(*config, string) error { return nil }}, // no files are served
-	{section: "http_server", key: "body_limit", set: bytes(func(c *config) *int64 { return &c.HTTP.BodyLimit }, 1024, maxBodyLimit)},
+	{section: "http_server", key: "body_limit", set: size(func(c *config) *int64 { return &c.HTTP.BodyLimit }, 1024, maxBodyLimit)},
 	{section: "http_server", key: "request_timeout", set: duration(func(c *config) *time.Duration { return &c.HTTP.RequestTimeout }, time.Second, time.Hour)},
 
 	{section: "auth", key: "groups", set: func(c *config, v string) error {

@@ -78,7 +78,7 @@ func duration(to func(*config) *time.Duration, least, most time.Duration) func(*
 	}
 }
 
-func bytes(to func(*config) *int64, least, most int64) func(*config, string) error {
+func size(to func(*config) *int64, least, most int64) func(*config, string) error {
 	return func(c *config, v string) error {
 		digits, shift := v, 0
 		for suffix, s := range map[string]int{"KiB": 10, "MiB": 20} {

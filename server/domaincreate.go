@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"encoding/xml"
@@ -28,6 +27,10 @@ type newDomain struct {
 	uuid *libvirtrpc.UUID // nil: libvirt chooses one
 	spec *domainxml.Spec
 }
+
+// maxXML is the longest string in a libvirt message, in bytes
+// (VIR_NET_MESSAGE_STRING_MAX).
+const maxXML = 4 << 20
 
 // maxItems bounds one POST; the whole has one request's time.
 const maxItems = 64
@@ -107,8 +110,11 @@ func badXML(why string) error {
 // reach libvirt's parser: a document type, with which XML expands to any size.
 // Everything else about the XML is libvirt's to judge.
 func (d *newDomain) readXML() error {
-	if len(bytes.TrimSpace([]byte(d.xml))) == 0 {
+	if strings.TrimSpace(d.xml) == "" {
 		return badXML("the XML is empty")
+	}
+	if len(d.xml) > maxXML {
+		return envelope.New(envelope.BodyTooLarge, fmt.Sprintf("libvirt takes at most %d bytes of XML", maxXML))
 	}
 	dec := xml.NewDecoder(strings.NewReader(d.xml))
 	depth := 0
@@ -246,7 +252,12 @@ func (s *Server) undoDefine(ctx context.Context, d domain, cause error) error {
 		e.Message += "; the definition was kept, because the domain may be running"
 		return e
 	}
-	if err := s.libvirt.Undefine(ctx, d.UUID, libvirtrpc.UndefineNVRAM); err != nil {
+	err := s.libvirt.Undefine(ctx, d.UUID, 0)
+	if libvirtrpc.KindOf(err) == libvirtrpc.Conflict {
+		// It has an NVRAM file, which may have been there before.
+		err = s.libvirt.Undefine(ctx, d.UUID, libvirtrpc.UndefineKeepNVRAM)
+	}
+	if err != nil {
 		e.Message += "; the definition is still there: removing it failed too"
 		return e
 	}

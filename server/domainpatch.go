@@ -22,9 +22,9 @@ type action struct {
 	// depends are the places of earlier actions that must have succeeded.
 	depends []int
 	do      func(context.Context, *libvirtrpc.Client, libvirtrpc.UUID) error
-	// conflict is the code for a refusal that the domain's state explains, or
-	// code when it does not.
-	conflict func(active bool, s libvirtrpc.State) (envelope.Code, bool)
+	// conflict looks for the reason of a refusal in the state of things; false
+	// when it is not there. Nil: there is nothing to look for.
+	conflict func(context.Context, *libvirtrpc.Client, libvirtrpc.UUID) (envelope.Code, bool)
 }
 
 type patchDomainReq struct {
@@ -168,6 +168,10 @@ func decodeRename(raw json.RawMessage) (action, error) {
 		do: func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID) error {
 			return c.Rename(ctx, u, *name)
 		},
+		conflict: func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID) (envelope.Code, bool) {
+			other, err := c.Lookup(ctx, libvirtrpc.ByName(*name))
+			return envelope.Exists, err == nil && other.UUID != u
+		},
 	}, nil
 }
 
@@ -264,7 +268,7 @@ func (s *Server) patchDomain(ctx context.Context, r patchDomainReq) (*envelope.R
 
 // actionError is the error of an action that libvirt refused. The test driver
 // and QEMU give the same mistake different codes, so whether the domain's state
-// is the reason is found by looking at the state.
+// is the reason is found by looking.
 func (s *Server) actionError(ctx context.Context, a action, u libvirtrpc.UUID, err error) *envelope.Error {
 	e := libvirtError(err, a.code)
 	switch libvirtrpc.KindOf(err) {
@@ -275,12 +279,7 @@ func (s *Server) actionError(ctx context.Context, a action, u libvirtrpc.UUID, e
 	if a.conflict == nil {
 		return e
 	}
-	state, _, serr := s.libvirt.GetState(ctx, u)
-	if serr != nil {
-		return e
-	}
-	active := state != libvirtrpc.Shutoff && state != libvirtrpc.Crashed && state != libvirtrpc.NoState
-	code, ok := a.conflict(active, state)
+	code, ok := a.conflict(ctx, s.libvirt, u)
 	if !ok {
 		return e
 	}

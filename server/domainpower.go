@@ -18,7 +18,8 @@ type power struct {
 	code  envelope.Code
 	flags map[string]uint32
 	do    func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID, flags uint32) error
-	// conflict, see action.
+	// conflict is the code of a refusal that the domain's state explains; false
+	// when it does not.
 	conflict func(active bool, s libvirtrpc.State) (envelope.Code, bool)
 }
 
@@ -154,7 +155,14 @@ func decodePower(raw json.RawMessage) (action, error) {
 		message:    envelope.Done{Action: name, Text: p.text},
 		code:       p.code,
 		permission: "domains:power",
-		conflict:   p.conflict,
+		conflict: func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID) (envelope.Code, bool) {
+			state, _, err := c.GetState(ctx, u)
+			if err != nil {
+				return 0, false
+			}
+			active := state != libvirtrpc.Shutoff && state != libvirtrpc.Crashed && state != libvirtrpc.NoState
+			return p.conflict(active, state)
+		},
 	}
 	var flags uint32
 	var ignored []string
