@@ -94,7 +94,7 @@ func TestLiveDomainActions(t *testing.T) {
 
 				power("suspend", "suspend", 200, -1, `{"suspend":"Domain suspended"}`),
 				{"it is paused", "GET", one, "", 200, -1, `"status":"Paused"`},
-				power("suspend again", "suspend", 409, 203, ""),
+				power("suspend again", "suspend", pick(qemu, 200, 409), pick(qemu, -1, 203), ""),
 				power("start while paused", "start", 409, 201, ""),
 				power("resume", "resume", 200, -1, `{"resume":"Domain resumed"}`),
 				power("reset", "reset", 200, -1, `{"reset":"Domain was reset"}`),

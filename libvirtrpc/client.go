@@ -79,6 +79,7 @@ type Client struct {
 	osTypes osTypes
 	lists   rounds[listKey, []Domain]
 	host    hostCache
+	hosts   rounds[struct{}, *Host]
 
 	calls sync.WaitGroup // calls in flight, and rounds
 }
@@ -104,9 +105,13 @@ func (c *Client) Run(ctx context.Context) error {
 	return err
 }
 
-func (c *Client) connectionsChanged() {
+// connectionsChanged hears that a connection came or went; first is the first
+// one after there was none.
+func (c *Client) connectionsChanged(first bool) {
 	c.osTypes.clear() // events may have been missed
-	c.host.clear()    // the daemon may be another one
+	if first {
+		c.host.clear() // the daemon may be another one
+	}
 }
 
 // background runs fn on a goroutine that Run waits for.

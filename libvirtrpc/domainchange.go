@@ -14,6 +14,7 @@ const (
 	StartBypassCache = StartFlags(libvirt.DomainStartBypassCache)
 	StartForceBoot   = StartFlags(libvirt.DomainStartForceBoot)
 	StartValidate    = StartFlags(libvirt.DomainStartValidate)
+	startAutodestroy = StartFlags(libvirt.DomainStartAutodestroy)
 )
 
 // ShutdownFlags say how a guest is asked to shut down or reboot

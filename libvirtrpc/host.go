@@ -2,8 +2,10 @@ package libvirtrpc
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/xml"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/digitalocean/go-libvirt"
@@ -62,8 +64,8 @@ type Host struct {
 	Guests []Guest
 }
 
-// hostCache keeps the capabilities of the daemon until a connection comes or
-// goes: libvirt takes a while to answer, and they change with its packages.
+// hostCache keeps what the host can run until the daemon has been away: libvirt
+// takes a while to answer, and it changes with the host's packages.
 type hostCache struct {
 	mu   sync.Mutex
 	gen  uint64
@@ -77,27 +79,75 @@ func (h *hostCache) clear() {
 	h.host = nil
 }
 
-// Host is what the host can run (virConnectGetCapabilities).
+func (h *hostCache) get() (*Host, uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.host, h.gen
+}
+
+// Host is what the host can run (virConnectGetCapabilities). A hypervisor that
+// the capabilities list and that does not start guests is left out: libvirt
+// lists kvm wherever /dev/kvm can be opened, see probe.
 func (c *Client) Host(ctx context.Context) (*Host, error) {
-	c.host.mu.Lock()
-	host, gen := c.host.host, c.host.gen
-	c.host.mu.Unlock()
-	if host != nil {
+	return c.hosts.get(ctx, struct{}{}, c.background, func() (*Host, error) {
+		host, gen := c.host.get()
+		if host != nil {
+			return host, nil
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.opts.ChangeTimeout)
+		defer cancel()
+		doc, err := call(ctx, c, op{name: "ConnectGetCapabilities"}, (*libvirt.Libvirt).ConnectGetCapabilities)
+		if err != nil {
+			return nil, err
+		}
+		if host, err = parseCapabilities(doc); err != nil {
+			return nil, &Error{Kind: Failed, Message: err.Error()}
+		}
+		for i := range host.Guests {
+			g := &host.Guests[i]
+			for j, d := range g.Domains {
+				if d.Type != "kvm" || g.Arch != host.Arch {
+					continue
+				}
+				if err := c.probe(ctx, g.OSType, g.Arch, d); err != nil {
+					switch KindOf(err) {
+					case Failed, Invalid, Unsupported:
+					default:
+						return nil, err
+					}
+					c.opts.Log.Warn("KVM does not start guests on this host; new domains are emulated", "error", err)
+					g.Domains = slices.Delete(g.Domains, j, j+1)
+				}
+				break
+			}
+		}
+		c.host.mu.Lock()
+		if c.host.gen == gen {
+			c.host.host = host
+		}
+		c.host.mu.Unlock()
 		return host, nil
-	}
-	doc, err := call(ctx, c, op{name: "ConnectGetCapabilities"}, (*libvirt.Libvirt).ConnectGetCapabilities)
+	})
+}
+
+// KVMCPU is the mode of the CPU that new domains get under KVM
+// (domain/cpu/@mode): what the host has, as far as libvirt knows its features.
+const KVMCPU = "host-model"
+
+// probe starts the smallest transient domain, paused, and destroys it
+// (virDomainCreateXML, virDomainDestroyFlags). Inside other virtual machines
+// KVM often is there and cannot run what the host's CPU claims. Should this
+// program end in between, libvirt destroys the domain (autodestroy).
+func (c *Client) probe(ctx context.Context, osType, arch string, d GuestDomain) error {
+	var suffix [4]byte
+	rand.Read(suffix[:])
+	doc := fmt.Sprintf(`<domain type='%s'><name>virtgate-probe-%x</name><memory unit='MiB'>32</memory>`+
+		`<os><type arch='%s'>%s</type></os><cpu mode='%s'/></domain>`, d.Type, suffix, arch, osType, KVMCPU)
+	made, err := c.CreateTransient(ctx, doc, StartPaused|startAutodestroy)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if host, err = parseCapabilities(doc); err != nil {
-		return nil, &Error{Kind: Failed, Message: err.Error()}
-	}
-	c.host.mu.Lock()
-	if c.host.gen == gen {
-		c.host.host = host
-	}
-	c.host.mu.Unlock()
-	return host, nil
+	return c.Destroy(ctx, made.UUID, false)
 }
 
 func parseCapabilities(doc string) (*Host, error) {

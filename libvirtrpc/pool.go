@@ -34,9 +34,9 @@ const (
 type pool struct {
 	opts     *Options
 	event    func(wire.Frame)
-	onChange func()      // a connection came or went
-	noEvents atomic.Bool // the driver has no events
-	noStats  atomic.Bool // nor stats
+	onChange func(first bool) // see Client.connectionsChanged
+	noEvents atomic.Bool      // the driver has no events
+	noStats  atomic.Bool      // nor stats
 
 	mu      sync.Mutex
 	conns   []*conn
@@ -45,7 +45,7 @@ type pool struct {
 	lastErr error         // why the last attempt to open a connection failed
 }
 
-func newPool(o *Options, event func(wire.Frame), onChange func()) *pool {
+func newPool(o *Options, event func(wire.Frame), onChange func(first bool)) *pool {
 	return &pool{opts: o, event: event, onChange: onChange, up: make(chan struct{})}
 }
 
@@ -165,7 +165,7 @@ func (p *pool) add(c *conn) {
 	if first {
 		p.opts.Log.Info("connected to libvirt", "uri", p.opts.URI)
 	}
-	p.onChange()
+	p.onChange(first)
 }
 
 func (p *pool) remove(c *conn) {
@@ -181,7 +181,7 @@ func (p *pool) remove(c *conn) {
 		p.up = make(chan struct{})
 	}
 	p.mu.Unlock()
-	p.onChange()
+	p.onChange(false)
 }
 
 func (p *pool) failed(err error) {

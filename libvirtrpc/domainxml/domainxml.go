@@ -196,7 +196,7 @@ func finishQEMU(d *libvirtxml.Domain, arch string, h *libvirtrpc.GuestDomain, p 
 	d.Clock = &libvirtxml.DomainClock{Offset: p.clock}
 	d.OnPoweroff, d.OnReboot, d.OnCrash = "destroy", "restart", "destroy"
 	if h.Type == "kvm" {
-		d.CPU = &libvirtxml.DomainCPU{Mode: "host-model"}
+		d.CPU = &libvirtxml.DomainCPU{Mode: libvirtrpc.KVMCPU}
 	}
 	d.Devices.Emulator = h.Emulator
 	port := uint(0)
