@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -344,4 +345,14 @@ func eventually(t testing.TB, what string, limit time.Duration, ok func() bool) 
 		}
 		time.Sleep(20 * time.Millisecond) // the pause between two looks
 	}
+}
+
+// socketAnswers tells whether a daemon listens.
+func socketAnswers(path string) bool {
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
 }
