@@ -1,0 +1,154 @@
+# shellcheck shell=sh
+# Sourced by the other scripts: packages, private libvirt daemons, their end.
+#
+# The daemons are private: they have sockets, state and configuration of their
+# own, in a mount namespace of their own, and never touch the machine's domains.
+
+# shellcheck disable=SC2034 # for who sources this
+root=$(cd "$(dirname "$0")/.." && pwd)
+work=$(mktemp -d /tmp/vg.XXXXXX) # short: the path of a unix socket has 108 bytes
+started=''                       # process ids, the newest first
+
+say() { printf '%s\n' "$*" >&2; }
+die() {
+	say "${0##*/}: $*"
+	exit 1
+}
+
+# need_packages installs Debian packages that are missing.
+need_packages() {
+	missing=''
+	for package in "$@"; do
+		dpkg-query -W -f '${Status}\n' "$package" 2>/dev/null | grep -q 'ok installed$' || missing="$missing $package"
+	done
+	[ -n "$missing" ] || return 0
+	command -v apt-get >/dev/null || die "please install:$missing"
+	as_root=''
+	if [ "$(id -u)" != 0 ]; then
+		command -v sudo >/dev/null || die "not root, and there is no sudo: please install$missing"
+		as_root=sudo
+	fi
+	say "installing$missing"
+	# The packages must not start the machine's own daemons for our sake.
+	policy=/usr/sbin/policy-rc.d
+	made_policy=''
+	if [ ! -e $policy ]; then
+		printf '#!/bin/sh\nexit 101\n' | $as_root tee $policy >/dev/null
+		$as_root chmod 755 $policy
+		made_policy=yes
+	fi
+	ok=''
+	# shellcheck disable=SC2086 # the list is words
+	if $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing >"$work/apt.log" 2>&1 ||
+		{ $as_root apt-get update -qq >>"$work/apt.log" 2>&1 &&
+			$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing >>"$work/apt.log" 2>&1; }; then
+		ok=yes
+	fi
+	[ -z "$made_policy" ] || $as_root rm -f $policy
+	if [ -z "$ok" ]; then
+		cat "$work/apt.log" >&2
+		die "cannot install$missing"
+	fi
+}
+
+# until_ok TENTHS COMMAND: tries again every tenth of a second.
+until_ok() {
+	tries=$1
+	shift
+	while ! "$@" >/dev/null 2>&1; do
+		tries=$((tries - 1))
+		[ "$tries" -gt 0 ] || return 1
+		sleep 0.1
+	done
+}
+
+listens() { [ -S "$1" ] && accepts "$1"; }
+
+# accepts tells whether somebody accepts connections on a unix socket.
+accepts() { curl -s --max-time 2 --unix-socket "$1" http://localhost/; case $? in 7) return 1 ;; esac; }
+
+# start_daemon DIR DRIVER: a libvirtd whose socket is DIR/libvirt-sock. Sets
+# daemon_pid. The QEMU driver needs root.
+start_daemon() {
+	dir=$1
+	mkdir -p "$dir"
+	cat >"$dir/libvirtd.conf" <<-END
+		unix_sock_dir = "$dir"
+		auth_unix_rw = "none"
+		auth_unix_ro = "none"
+		log_outputs = "3:file:$dir/libvirtd.log"
+	END
+	if [ "$(id -u)" = 0 ]; then
+		# Every program replaces the one before: the process becomes libvirtd.
+		# shellcheck disable=SC2016 # the inner shell expands it
+		unshare --mount --propagation private sh -euc '
+			dir=$1 driver=$2
+			for d in /run/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt; do
+				mkdir -p $d
+				mount -t tmpfs tmpfs $d
+			done
+			if [ "$driver" = qemu ]; then
+				cp -a /etc/libvirt "$dir/etc"
+				mount --bind "$dir/etc" /etc/libvirt
+				cat >/etc/libvirt/qemu.conf <<-END
+					user = "root"
+					group = "root"
+					security_driver = "none"
+					cgroup_controllers = []
+					namespaces = []
+					dynamic_ownership = 0
+				END
+				# Without it no guest starts.
+				virtlogd --daemon
+			fi
+			exec libvirtd --config "$dir/libvirtd.conf" --pid-file "$dir/libvirtd.pid"
+		' sh "$dir" "$2" >"$dir/out" 2>&1 &
+	else
+		XDG_RUNTIME_DIR=$dir XDG_CACHE_HOME=$dir XDG_CONFIG_HOME=$dir \
+			libvirtd --config "$dir/libvirtd.conf" --pid-file "$dir/libvirtd.pid" >"$dir/out" 2>&1 &
+	fi
+	daemon_pid=$!
+	started="$daemon_pid $started"
+	if ! until_ok 300 listens "$dir/libvirt-sock"; then
+		cat "$dir/out" "$dir/libvirtd.log" >&2 || true
+		die "libvirtd did not start"
+	fi
+	readlink "/proc/$daemon_pid/ns/mnt" >"$dir/namespace"
+}
+
+# stop_all ends what was started, by process id, and removes its files.
+stop_all() {
+	status=$?
+	trap - EXIT INT TERM
+	for pid in $started; do
+		kill "$pid" 2>/dev/null || continue
+		until_ok 100 gone "$pid" || kill -9 "$pid" 2>/dev/null || true
+	done
+	# virtlogd and guests outlive their libvirtd: they are what is left in its
+	# mount namespace.
+	own=$(readlink /proc/self/ns/mnt)
+	for f in "$work"/*/namespace; do
+		[ -e "$f" ] || continue
+		namespace=$(cat "$f")
+		[ "$namespace" != "$own" ] || continue
+		for p in /proc/[0-9]*; do
+			[ "$(readlink "$p/ns/mnt" 2>/dev/null)" != "$namespace" ] || kill -9 "${p#/proc/}" 2>/dev/null || true
+		done
+	done
+	rm -rf "$work"
+	exit $status
+}
+
+gone() { ! kill -0 "$1" 2>/dev/null; }
+
+free_port() {
+	port=$1
+	while curl -s --max-time 1 "http://127.0.0.1:$port/" >/dev/null 2>&1 || [ "$?" != 7 ]; do
+		port=$((port + 1))
+	done
+	echo "$port"
+}
+
+trap stop_all EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
