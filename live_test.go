@@ -230,17 +230,6 @@ func (a *answer) code() int {
 	return a.Errors[0].Code
 }
 
-// result reads the only result.
-func (a *answer) result(t testing.TB, v any) {
-	t.Helper()
-	if len(a.Results) != 1 {
-		t.Fatalf("want one result: %s", a.raw)
-	}
-	if err := json.Unmarshal(a.Results[0], v); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // try sends a request. header are pairs.
 func (g *gateway) try(method, path, body string, header ...string) (*answer, error) {
 	req, err := http.NewRequest(method, g.url+path, strings.NewReader(body))

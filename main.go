@@ -217,7 +217,7 @@ func newLogger(c logConfig, w io.Writer) *slog.Logger {
 	case c.Format == "json":
 		return slog.New(slog.NewJSONHandler(w, o))
 	case c.Color:
-		return slog.New(tint.NewHandler(w, &tint.Options{Level: level}))
+		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level}))
 	}
 	return slog.New(slog.NewTextHandler(w, o))
 }

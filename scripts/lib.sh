@@ -99,7 +99,7 @@ start_daemon() {
 					dynamic_ownership = 0
 				END
 				# Without it no guest starts.
-				virtlogd --daemon
+				virtlogd --daemon --pid-file "$dir/virtlogd.pid"
 			fi
 			exec libvirtd --config "$dir/libvirtd.conf" --pid-file "$dir/libvirtd.pid"
 		' sh "$dir" "$2" >"$dir/out" 2>&1 &
