@@ -77,7 +77,25 @@ type Response struct {
 	Messages []any
 	Info     *Page // lists only
 	Created  bool  // 201 instead of 200
+
+	encoded []byte // see Encode
 }
+
+// Bytes is the response as it is sent. It must not be written to: see Encode.
+func (r *Response) Bytes() []byte {
+	if r.encoded != nil {
+		return r.encoded
+	}
+	n := 512
+	for _, res := range r.Results {
+		n += len(res) + 1
+	}
+	return r.AppendJSON(make([]byte, 0, n))
+}
+
+// Encode fixes the response as it is now, so that several requests can be
+// answered with the same bytes.
+func (r *Response) Encode() { r.encoded = r.Bytes() }
 
 // Failed is the response of a request that has one error.
 func Failed(e *Error) *Response { return &Response{Errors: []*Error{e}} }

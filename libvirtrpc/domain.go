@@ -215,7 +215,10 @@ func (c *Client) text(ctx context.Context, d *Domain) error {
 	if err != nil {
 		return err
 	}
-	d.Title, d.Description = titleAndDescription(doc)
+	// Most domains have neither, and reading XML costs as much as the call.
+	if strings.Contains(doc, "<title>") || strings.Contains(doc, "<description>") {
+		d.Title, d.Description = titleAndDescription(doc)
+	}
 	return nil
 }
 

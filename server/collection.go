@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
@@ -133,13 +134,16 @@ func (l *listing[T]) costs() libvirtrpc.Fields { return l.selection.costs() | l.
 
 // respond orders the objects, cuts out the page and encodes it.
 func (l *listing[T]) respond(vs []*T) *envelope.Response {
-	slices.SortStableFunc(vs, func(a, b *T) int {
+	order := func(a, b *T) int {
 		n := l.order.order(a, b)
 		if l.descending {
 			n = -n
 		}
 		return cmp.Or(n, l.tie(a, b))
-	})
+	}
+	if !slices.IsSortedFunc(vs, order) {
+		slices.SortStableFunc(vs, order)
+	}
 	info := &envelope.Page{Page: l.page, PerPage: l.perPage, TotalCount: len(vs), TotalPages: 1}
 	if l.perPage == 0 {
 		info.PerPage = len(vs)
@@ -153,6 +157,30 @@ func (l *listing[T]) respond(vs []*T) *envelope.Response {
 	}
 	info.Count = len(vs)
 	return &envelope.Response{Results: l.encode(vs), Info: info}
+}
+
+// shared lets requests that were answered by one round of libvirt calls share
+// the response too: many clients that poll one list cost one encoding.
+type shared[T any] struct {
+	mu    sync.Mutex
+	of    *T // the first of the round's objects, which names the round
+	query string
+	res   *envelope.Response
+}
+
+// get is the response that make makes of all, for the query.
+func (s *shared[T]) get(all []T, query string, make func() *envelope.Response) *envelope.Response {
+	if len(all) == 0 {
+		return make()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.of != &all[0] || s.query != query {
+		res := make()
+		res.Encode()
+		s.of, s.query, s.res = &all[0], query, res
+	}
+	return s.res
 }
 
 // nameFilter is search and the name filters, which every collection has.

@@ -88,10 +88,12 @@ type listDomainsReq struct {
 	names  nameFilter
 	query  libvirtrpc.ListQuery
 	states map[libvirtrpc.State]bool // nil: libvirt's own filters say it all
+	raw    string                    // all of the above as the client wrote it
 }
 
 func (r *listDomainsReq) decode(in *request) error {
 	q := in.query
+	r.raw = in.http.URL.RawQuery
 	r.query = libvirtrpc.ListQuery{
 		Active:      q.tri("active"),
 		Persistent:  q.tri("persistent"),
@@ -168,14 +170,16 @@ func (s *Server) listDomains(ctx context.Context, r listDomainsReq) (*envelope.R
 	if err != nil {
 		return nil, err
 	}
-	fit := make([]*domain, 0, len(all))
-	for i := range all {
-		d := &all[i]
-		if (r.states == nil || r.states[d.State]) && (r.names.empty() || r.names.fits(d.Name, d.UUID.String())) {
-			fit = append(fit, d)
+	return s.domainList.get(all, r.raw, func() *envelope.Response {
+		fit := make([]*domain, 0, len(all))
+		for i := range all {
+			d := &all[i]
+			if (r.states == nil || r.states[d.State]) && (r.names.empty() || r.names.fits(d.Name, d.UUID.String())) {
+				fit = append(fit, d)
+			}
 		}
-	}
-	return r.respond(fit), nil
+		return r.respond(fit)
+	}), nil
 }
 
 type getDomainReq struct {

@@ -45,6 +45,8 @@ type Server struct {
 	log     *slog.Logger
 	echo    *echo.Echo
 	table   []route
+	// domainList is the newest list of domains as it was sent.
+	domainList shared[domain]
 	// creating is held by who creates a domain.
 	creating turn
 }
@@ -302,26 +304,17 @@ func (s *Server) respond(c echo.Context, res *envelope.Response) error {
 	if after := res.RetryAfter(); after > 0 {
 		header.Set("Retry-After", strconv.Itoa(int((after+time.Second-1)/time.Second)))
 	}
-	body := res.AppendJSON(make([]byte, 0, 512+size(res)))
+	body := res.Bytes()
+	header.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(res.Status())
 	if c.Request().Method == http.MethodHead {
-		header.Set("Content-Length", strconv.Itoa(len(body)))
-		w.WriteHeader(res.Status())
 		return nil
 	}
-	w.WriteHeader(res.Status())
 	_, err := w.Write(body)
 	if err != nil { // the client went away; there is nobody to tell
 		s.log.Debug("response not taken", "error", err)
 	}
 	return nil
-}
-
-func size(res *envelope.Response) int {
-	n := 0
-	for _, r := range res.Results {
-		n += len(r) + 1
-	}
-	return n
 }
 
 // notRouted answers what no route does: the wrong method, an unknown
