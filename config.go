@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net"
 	"net/netip"
 	"net/url"
@@ -40,6 +39,7 @@ type libvirtdConfig struct {
 type httpConfig struct {
 	Address        string
 	Port           int
+	Threads        int // that run at the same time; 0: half of the CPUs
 	KeyRequired    bool
 	Key            string
 	BodyLimit      int64 // bytes
@@ -66,7 +66,8 @@ type setting struct {
 // The bounds are what a sane host can want; a value beyond them is a typing
 // error.
 const (
-	maxConnections = 64       // libvirtd takes 5000 clients in all (max_clients)
+	maxConnections = 64 // libvirtd takes 5000 clients in all (max_clients)
+	maxThreads     = 1024
 	maxBodyLimit   = 16 << 20 // bytes; libvirt itself takes 4 MiB of XML
 )
 
@@ -84,7 +85,7 @@ var settings = []setting{
 
 	{section: "http_server", key: "address", set: text(func(c *config) *string { return &c.HTTP.Address })},
 	{section: "http_server", key: "port", set: number(func(c *config) *int { return &c.HTTP.Port }, 0, 65535)},
-	{section: "http_server", key: "threads", set: number(func(*config) *int { return new(int) }, 0, math.MaxInt32)}, // Go decides
+	{section: "http_server", key: "threads", set: number(func(c *config) *int { return &c.HTTP.Threads }, 0, maxThreads)},
 	{section: "http_server", key: "auth-key-required", set: boolean(func(c *config) *bool { return &c.HTTP.KeyRequired })},
 	{section: "http_server", key: "auth-key", set: key(func(c *config) *string { return &c.HTTP.Key }), secret: true},
 	{section: "http_server", key: "doc_root", set: func(*config, string) error { return nil }}, // no files are served

@@ -136,8 +136,7 @@ func (c *Client) GetDomain(ctx context.Context, r Ref, want Fields) (Domain, err
 	add(FieldManagedSave, c.managedSave)
 	add(FieldHasSnapshot, c.hasSnapshot)
 	add(FieldText, c.text)
-	// As many as one connection takes: a single request leaves room for others.
-	err = each(len(parts), min(callsPerConn, c.opts.Pipeline), func(i int) error { return parts[i]() })
+	err = each(len(parts), c.opts.Pipeline, func(i int) error { return parts[i]() })
 	return d, err
 }
 

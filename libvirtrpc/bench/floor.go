@@ -95,7 +95,7 @@ func (f *floor) listAll() {
 }
 
 // details makes the calls of one domain's details: the lookup, then the others,
-// four side by side. The OS type is known from before.
+// all side by side. The OS type is known from before.
 func (f *floor) details(name string) {
 	var d libvirt.Domain
 	f.call(func(lv *libvirt.Libvirt) (err error) {
@@ -117,7 +117,7 @@ func (f *floor) details(name string) {
 			f.call(calls[i])
 		}
 	}
-	together(worker, worker, worker, worker)
+	together(slicesRepeat(len(calls), worker)...)
 }
 
 func domainName(i int) string { return fmt.Sprintf("bench-%04d", i) }
