@@ -43,6 +43,21 @@ func (s *Server) routes() []route {
 	return out
 }
 
+// Route is a row of the route table, for who describes or checks the API.
+type Route struct {
+	Method, Path string
+	Permissions  []string // a caller needs one of them to be heard
+}
+
+// Routes are all routes. GET routes answer HEAD as well.
+func (s *Server) Routes() []Route {
+	var out []Route
+	for _, rt := range s.table {
+		out = append(out, Route{rt.method, rt.path, rt.permissions})
+	}
+	return out
+}
+
 // decoder is a request type that can read itself, strictly, from what the
 // client sent. Nothing has reached libvirt when it refuses.
 type decoder interface {
