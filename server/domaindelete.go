@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"net/http"
 	"strings"
 
 	"virtgate/envelope"
@@ -62,13 +63,20 @@ func (s *Server) deleteDomain(ctx context.Context, r deleteDomainReq) (*envelope
 	if err != nil {
 		return nil, err
 	}
-	fail := func(err error) (*envelope.Response, error) {
-		return nil, s.deleteError(ctx, d.UUID, r, err)
-	}
 	if d.Active() && !r.destroy {
 		e := envelope.New(envelope.AlreadyActive, "")
 		e.Message += "; options=destroy stops it first"
 		return nil, e
+	}
+	if d.Active() && d.Persistent {
+		// Nothing is stopped for a removal that is going to be refused.
+		want, err := s.missingOptions(ctx, d.UUID, r)
+		if err != nil {
+			return nil, err
+		}
+		if want != "" {
+			return nil, needsOptions(envelope.New(envelope.DeleteFailed, ""), want)
+		}
 	}
 	if d.Active() {
 		if err := s.libvirt.Destroy(ctx, d.UUID, false); err != nil {
@@ -82,7 +90,7 @@ func (s *Server) deleteDomain(ctx context.Context, r deleteDomainReq) (*envelope
 	}
 	if d.Persistent {
 		if err := s.libvirt.Undefine(ctx, d.UUID, r.flags); err != nil {
-			return fail(err)
+			return nil, s.deleteError(ctx, d.UUID, r, err)
 		}
 	}
 	return &envelope.Response{Results: []json.RawMessage{envelope.Raw(struct {
@@ -92,8 +100,7 @@ func (s *Server) deleteDomain(ctx context.Context, r deleteDomainReq) (*envelope
 	}{true, d.UUID.String(), d.Name})}}, nil
 }
 
-// deleteError names the option that libvirt refused for want of, found by
-// looking at what the domain has.
+// deleteError names the option that libvirt refused for want of.
 func (s *Server) deleteError(ctx context.Context, u libvirtrpc.UUID, r deleteDomainReq, err error) error {
 	e := libvirtError(err, envelope.DeleteFailed)
 	switch libvirtrpc.KindOf(err) {
@@ -101,9 +108,24 @@ func (s *Server) deleteError(ctx context.Context, u libvirtrpc.UUID, r deleteDom
 	default:
 		return e
 	}
-	has, herr := s.libvirt.Leftovers(ctx, u)
-	if herr != nil {
-		return e
+	if want, err := s.missingOptions(ctx, u, r); err == nil && want != "" {
+		return needsOptions(e, want)
+	}
+	return e
+}
+
+func needsOptions(e *envelope.Error, want string) *envelope.Error {
+	e.Message += ": it needs options=" + want
+	e.Status = http.StatusConflict
+	return e
+}
+
+// missingOptions are the options that libvirt wants for what the domain has
+// beside its definition, found by looking; "" when all are given.
+func (s *Server) missingOptions(ctx context.Context, u libvirtrpc.UUID, r deleteDomainReq) (string, error) {
+	has, err := s.libvirt.Leftovers(ctx, u)
+	if err != nil {
+		return "", err
 	}
 	var want []string
 	need := func(there bool, given libvirtrpc.UndefineFlags, option string) {
@@ -115,9 +137,5 @@ func (s *Server) deleteError(ctx context.Context, u libvirtrpc.UUID, r deleteDom
 	need(has.Snapshots, libvirtrpc.UndefineSnapshotsMetadata, "snapshots_metadata")
 	need(has.Checkpoints, libvirtrpc.UndefineCheckpointsMetadata, "checkpoints_metadata")
 	need(has.NVRAM, libvirtrpc.UndefineNVRAM|libvirtrpc.UndefineKeepNVRAM, "nvram or keep_nvram")
-	if want != nil {
-		e.Message += ": it needs options=" + strings.Join(want, ", ")
-		e.Status = 409
-	}
-	return e
+	return strings.Join(want, ", "), nil
 }
