@@ -1,0 +1,214 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"virtgate/auth"
+)
+
+func TestShippedConfigIsTheDefault(t *testing.T) {
+	f, err := os.Open("config.ini")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	got, err := parseConfig(f, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(defaultConfig(), got); diff != "" {
+		t.Errorf("config.ini does not say the defaults (-default +config.ini):\n%s", diff)
+	}
+	text, _ := os.ReadFile("config.ini")
+	for _, s := range settings {
+		if !strings.Contains(string(text), "\n"+s.key+"=") {
+			t.Errorf("config.ini lacks [%s] %s", s.section, s.key)
+		}
+	}
+}
+
+func TestParseConfig(t *testing.T) {
+	got, err := parseConfig(strings.NewReader(`
+[libvirtd]
+driver=qemu
+transport=SSH
+username=root
+hostname=h
+port=2222
+path=system
+extras=keyfile=/k
+connections=8
+call_timeout=2.5s
+[http_server]
+address=::1
+port=80
+threads=3
+auth-key-required=yes
+auth-key=a#b;c ; what is behind is a comment
+doc_root=/srv
+body_limit=2MiB
+request_timeout=30
+[auth]
+groups=a, b
+[service_key.ci]
+key=x
+allow=domains:read,domains:power
+[wrapperd]
+color=1
+quiet=off
+format=JSON
+`), []string{"VIRTGATE_HTTP_SERVER_PORT=81", "VIRTGATE_HTTP_SERVER_AUTH_KEY_REQUIRED=no", "VIRTGATE_SERVICE_KEY_CI_ALLOW=*:read",
+		"VIRTGATE_PORT=tcp://10.0.0.1", "HOME=/"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := config{
+		Libvirtd: libvirtdConfig{Driver: "qemu", Transport: "ssh", Username: "root", Hostname: "h", Port: 2222, Path: "system",
+			Extras: "keyfile=/k", Connections: 8, CallTimeout: 2500 * time.Millisecond},
+		HTTP:        httpConfig{Address: "::1", Port: 81, Threads: 3, Key: "a#b;c", BodyLimit: 2 << 20, RequestTimeout: 30 * time.Second},
+		Auth:        authConfig{Groups: []string{"a", "b"}, GroupFile: "/etc/group", PasswdFile: "/etc/passwd"},
+		Log:         logConfig{Color: true, Format: "json"},
+		ServiceKeys: []auth.ServiceKey{{Name: "ci", Key: "x", Allow: []string{"*:read"}}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if uri := got.Libvirtd.URI(); uri != "qemu+ssh://root@h:2222/system?keyfile=/k" {
+		t.Errorf("URI %s", uri)
+	}
+	if l := got.listen(); l != "[::1]:81" {
+		t.Errorf("listen on %s", l)
+	}
+}
+
+// Every mistake stops the start, with section, key and value, but never with a
+// key's value.
+func TestParseConfigRefuses(t *testing.T) {
+	for _, c := range []struct{ ini, env, want string }{
+		{"[http]\nport=1", "", `[http] is not a section`},
+		{"[http_server]\nprot=1", "", `[http_server] has no key "prot"; there are address, port`},
+		{"[http_server]\nport=70000", "", `[http_server] port = "70000": want a number`},
+		{"[http_server]\nport=x", "", `[http_server] port = "x"`},
+		{"[http_server]\nauth-key-required=perhaps", "", `[http_server] auth-key-required = "perhaps": want true or false`},
+		{"[http_server]\nauth-key=sha256:12", "", `[http_server] auth-key: `},
+		{"[http_server]\nbody_limit=1GiB", "", `[http_server] body_limit = "1GiB"`},
+		{"[http_server]\nrequest_timeout=1s", "", `shorter than [libvirtd] call_timeout`},
+		{"[libvirtd]\ntransport=pigeon", "", `[libvirtd] transport = "pigeon": want one of unix`},
+		{"[libvirtd]\ntransport=tls", "", `needs hostname`},
+		{"[libvirtd]\ncall_timeout=-1s", "", `[libvirtd] call_timeout = "-1s"`},
+		{"[libvirtd]\nconnections=65", "", `[libvirtd] connections = "65"`},
+		{"[service_key.x]\nkey=a", "", `[service_key.x] needs both key and allow`},
+		{"[service_key.x]\nkey=a\nallow=everything", "", `"everything" is not a permission`},
+		{"[service_key.x]\ncolour=a", "", `[service_key.x] has no key "colour"`},
+		{"port=1", "", `before the first [section]`},
+		{"", "VIRTGATE_HTTP_SERVER_PROT=1", `VIRTGATE_HTTP_SERVER_PROT names no key`},
+		{"", "VIRTGATE_SERVICE_KEY_X=1", `VIRTGATE_SERVICE_KEY_X`},
+	} {
+		_, err := parseConfig(strings.NewReader(c.ini), []string{c.env})
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q %s: %v, want %s", c.ini, c.env, err, c.want)
+		}
+	}
+	_, err := parseConfig(strings.NewReader("[http_server]\nauth-key=sha256:topsecret"), nil)
+	if err == nil || strings.Contains(err.Error(), "topsecret") {
+		t.Errorf("a key in an error: %v", err)
+	}
+}
+
+func TestURI(t *testing.T) {
+	for want, c := range map[string]libvirtdConfig{
+		"qemu:///system":            {Driver: "qemu"},
+		"qemu:///session":           {Driver: "qemu", Path: "/session"},
+		"test:///default":           {Driver: "test"},
+		"test:///etc/host.xml":      {Driver: "test", Path: "/etc/host.xml"},
+		"qemu+tcp://h:16509/system": {Driver: "qemu", Transport: "tcp", Hostname: "h", Port: 16509},
+		"qemu+tls://[::1]/system":   {Driver: "qemu", Transport: "tls", Hostname: "::1"},
+	} {
+		if got := c.URI(); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
+func TestExposed(t *testing.T) {
+	sample := config{HTTP: httpConfig{KeyRequired: true, Key: "123456789abcdefgh"}}
+	open := config{HTTP: httpConfig{Key: "x"}}
+	service := config{HTTP: httpConfig{KeyRequired: true, Key: "x"}, ServiceKeys: []auth.ServiceKey{{Name: "s", Key: "v1.0-e24fd090c02efcfecb4de8f4ff24..."}}}
+	good := config{HTTP: httpConfig{KeyRequired: true, Key: "x"}}
+	for _, host := range []string{"127.0.0.1", "::1", "localhost", "127.3.2.1"} {
+		for _, c := range []config{sample, open, service, good} {
+			if err := c.checkExposed(host); err != nil {
+				t.Errorf("%s: %v", host, err)
+			}
+		}
+	}
+	for _, host := range []string{"", "0.0.0.0", "192.168.1.1", "::", "example.org"} {
+		for _, c := range []config{sample, open, service} {
+			if c.checkExposed(host) == nil {
+				t.Errorf("%s: not refused: %+v", host, c)
+			}
+		}
+		if err := good.checkExposed(host); err != nil {
+			t.Errorf("%s: %v", host, err)
+		}
+	}
+}
+
+func FuzzParseConfig(f *testing.F) {
+	shipped, _ := os.ReadFile("config.ini")
+	f.Add(string(shipped))
+	f.Add("[a\n=\n[service_key.]\nkey=%(key)s")
+	f.Fuzz(func(t *testing.T, text string) {
+		c, err := parseConfig(strings.NewReader(text), nil)
+		if err == nil {
+			c.Libvirtd.URI()
+			c.listen()
+		}
+	})
+}
+
+// What the program does besides serving.
+func TestRun(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	run := func(stdin string, args ...string) (string, error) {
+		var out bytes.Buffer
+		err := run(context.Background(), args, nil, strings.NewReader(stdin), &out, &out)
+		return out.String(), err
+	}
+	if out, err := run("", "--version"); err != nil || !strings.HasPrefix(out, "virtgate ") {
+		t.Errorf("--version: %q, %v", out, err)
+	}
+	if out, err := run("", "--help"); err != nil || !strings.Contains(out, "--hash-key") {
+		t.Errorf("--help: %q, %v", out, err)
+	}
+	out, err := run("secret\n", "--hash-key")
+	if want := "sha256:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b\n"; err != nil || out != want {
+		t.Errorf("--hash-key: %q, %v", out, err)
+	}
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--bogus"}, "--help"},
+		{[]string{"stray"}, `"stray"`},
+		{[]string{"--config", "missing.ini"}, "missing.ini"},
+		{[]string{"--listen", "nonsense"}, "address:port"},
+		{[]string{"--uri", "pigeon"}, "libvirt URI"},
+		{[]string{"--check", "--uri", "qemu:///system?socket=/nonexistent/sock"}, "/nonexistent/sock: no such file"},
+	} {
+		if out, err := run("", c.args...); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v: %v %s, want %s", c.args, err, out, c.want)
+		}
+	}
+	if _, err := run("", "--hash-key"); err == nil {
+		t.Error("an empty key was hashed")
+	}
+}

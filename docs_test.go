@@ -1,0 +1,83 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"virtgate/envelope"
+	"virtgate/server"
+)
+
+// docs/api.md has every code with its status, and every route.
+func TestDocsAreComplete(t *testing.T) {
+	b, err := os.ReadFile("docs/api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc := string(b)
+	for _, c := range envelope.Codes() {
+		status := fmt.Sprint(c.Status())
+		switch {
+		case c == envelope.CreateFailed:
+			status = "400, or libvirt's"
+		case c.Status() == http.StatusBadGateway:
+			status = "libvirt's"
+		case c == envelope.BadUsername:
+			status = "401 missing, 403 not a member"
+		}
+		if row := fmt.Sprintf("| %d | %s | %s |\n", c, status, c.Message()); !strings.Contains(doc, row) {
+			t.Errorf("docs/api.md lacks the row\n%s", row)
+		}
+	}
+	for _, rt := range server.New(server.Options{}).Routes() {
+		path := strings.NewReplacer("by-name/:identifier", "by-name/debian-vm", "by-uuid/:identifier", "by-uuid/", "by-id/:identifier", "by-id/").Replace(rt.Path)
+		if !strings.Contains(rt.Path, "/by-uuid/") && !strings.Contains(rt.Path, "/by-id/") && !strings.Contains(doc, "$url"+path) {
+			t.Errorf("docs/api.md has no curl for %s %s", rt.Method, rt.Path)
+		}
+		for _, p := range rt.Permissions {
+			if !strings.Contains(doc, "`"+p+"`") {
+				t.Errorf("docs/api.md lacks the permission %s", p)
+			}
+		}
+	}
+}
+
+// The import graph is the architecture: who may import which third party, and
+// which of our packages.
+func TestImports(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}: {{join .Imports " "}}`, "./...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const lib = "virtgate/libvirtrpc"
+	allowed := map[string][]string{
+		"virtgate":          {"virtgate/auth", "virtgate/server", lib, "github.com/spf13/viper", "github.com/spf13/pflag", "github.com/go-viper/encoding/ini", "github.com/lmittmann/tint", "golang.org/x/sync/errgroup"},
+		"virtgate/server":   {"virtgate/auth", "virtgate/envelope", lib, lib + "/domainxml", "github.com/labstack/echo/v4", "github.com/labstack/echo/v4/middleware"},
+		"virtgate/auth":     {},
+		"virtgate/envelope": {},
+		lib:                 {lib + "/wire", lib + "/xdr", "github.com/digitalocean/go-libvirt", "github.com/digitalocean/go-libvirt/socket", "github.com/digitalocean/go-libvirt/socket/dialers", "golang.org/x/sync/errgroup"},
+		lib + "/wire":       {},
+		lib + "/xdr":        {"github.com/digitalocean/go-libvirt"},
+		lib + "/domainxml":  {lib, "libvirt.org/go/libvirtxml"},
+		lib + "/rpctest":    {lib + "/wire", lib + "/xdr", "github.com/digitalocean/go-libvirt"},
+		lib + "/bench":      {"github.com/digitalocean/go-libvirt", "github.com/digitalocean/go-libvirt/socket/dialers"},
+	}
+	for line := range strings.Lines(string(out)) {
+		pkg, imports, _ := strings.Cut(strings.TrimSpace(line), ":")
+		may, known := allowed[pkg]
+		if !known {
+			t.Errorf("%s is a new package: say here what it may import", pkg)
+		}
+		for _, i := range strings.Fields(imports) {
+			first, _, _ := strings.Cut(i, "/")
+			if (strings.Contains(first, ".") || first == "virtgate") && !slices.Contains(may, i) {
+				t.Errorf("%s must not import %s", pkg, i)
+			}
+		}
+	}
+}
