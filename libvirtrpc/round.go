@@ -3,6 +3,7 @@ package libvirtrpc
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 )
 
 // rounds lets equal requests share their libvirt calls without ever giving an
@@ -11,6 +12,8 @@ import (
 type rounds[K comparable, V any] struct {
 	mu sync.Mutex
 	m  map[K]*lane[V]
+
+	waiting atomic.Int32 // who waits for a round; for tests
 }
 
 type lane[V any] struct {
@@ -40,6 +43,8 @@ func (r *rounds[K, V]) get(ctx context.Context, key K, start func(func()), fn fu
 	}
 	mine := l.next
 	r.mu.Unlock()
+	r.waiting.Add(1)
+	defer r.waiting.Add(-1)
 	if !running {
 		start(func() { r.run(key, l, fn) })
 	}

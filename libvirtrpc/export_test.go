@@ -1,0 +1,4 @@
+package libvirtrpc
+
+// Asking is how many lists wait for their round, the one under way included.
+func (c *Client) Asking() int { return int(c.lists.waiting.Load()) }

@@ -1,0 +1,273 @@
+package server
+
+import (
+	"bufio"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"virtgate/auth"
+	"virtgate/envelope"
+)
+
+// open is a server that lets everybody in and has no libvirt; routes are the
+// ones given.
+func open(t testing.TB, routes ...route) *Server {
+	t.Helper()
+	a, err := auth.New(auth.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(Options{Auth: a, Log: slog.New(slog.DiscardHandler), BodyLimit: 1000, RequestTimeout: 5 * time.Second})
+	for _, rt := range routes {
+		s.echo.Add(rt.method, rt.path, s.serve(rt))
+	}
+	return s
+}
+
+func body(t testing.TB, s http.Handler, method, path string, header ...string) (*httptest.ResponseRecorder, string) {
+	t.Helper()
+	r := httptest.NewRequest(method, path, nil)
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, r)
+	return w, w.Body.String()
+}
+
+func TestPanic(t *testing.T) {
+	s := open(t, route{"GET", "/libvirt/panic", []string{"domains:read"}, func(context.Context, *request) *envelope.Response { panic("secret") }})
+	w, b := body(t, s, "GET", "/libvirt/panic", "X-Packet-ID", "7")
+	if want := `{"results":[],"success":false,"errors":[{"code":999,"message":"Internal error"}],"messages":[]}`; w.Code != 500 || strings.TrimSpace(b) != want || w.Header().Get("X-Packet-ID") != "7" {
+		t.Errorf("%d %s", w.Code, b)
+	}
+}
+
+func TestGzip(t *testing.T) {
+	for size, want := range map[int]string{100: "", 5000: "gzip"} {
+		s := open(t, route{"GET", "/libvirt/big", []string{"domains:read"}, func(context.Context, *request) *envelope.Response {
+			return &envelope.Response{Results: []json.RawMessage{envelope.Raw(strings.Repeat("x", size))}}
+		}})
+		w, b := body(t, s, "GET", "/libvirt/big", "Accept-Encoding", "gzip")
+		if got := w.Header().Get("Content-Encoding"); got != want {
+			t.Errorf("%d bytes: Content-Encoding %q, want %q", size, got, want)
+		}
+		if want == "gzip" {
+			z, err := gzip.NewReader(strings.NewReader(b))
+			if err != nil {
+				t.Fatal(err)
+			}
+			plain, err := io.ReadAll(z)
+			if err != nil || !json.Valid(plain) || w.Header().Get("Content-Length") == "" && len(plain) < size {
+				t.Errorf("%v %d", err, len(plain))
+			}
+		}
+	}
+}
+
+// What net/http answers by itself has the envelope too.
+func TestNotHTTP(t *testing.T) {
+	s := open(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := s.Serve(ctx, l); err != nil {
+			t.Error(err)
+		}
+	})
+	defer wg.Wait()
+	defer cancel()
+	for request, status := range map[string]int{
+		"nonsense\r\n\r\n": 400,
+		"GET / HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat("x", 64<<10) + "\r\n\r\n": 431,
+		"GET / HTTP/1.1\r\n\r\n": 400, // no Host
+		"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n": 200,
+	} {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		go io.WriteString(c, request)
+		res, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatalf("%.40q: %v", request, err)
+		}
+		b, _ := io.ReadAll(res.Body)
+		var e struct{ Results, Errors, Messages []any }
+		if err := json.Unmarshal(b, &e); err != nil || e.Results == nil || res.StatusCode != status {
+			t.Errorf("%.40q: %d %s", request, res.StatusCode, b)
+		}
+		c.Close()
+	}
+}
+
+// A shutdown lets requests under way finish.
+func TestShutdownWaits(t *testing.T) {
+	began, goOn := make(chan struct{}), make(chan struct{})
+	s := open(t, route{"GET", "/libvirt/slow", []string{"domains:read"}, func(context.Context, *request) *envelope.Response {
+		close(began)
+		<-goOn
+		return &envelope.Response{}
+	}})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(ctx, l) }()
+	answered := make(chan int, 1)
+	go func() {
+		res, err := http.Get("http://" + l.Addr().String() + "/libvirt/slow")
+		if err != nil {
+			t.Error(err)
+			answered <- 0
+			return
+		}
+		res.Body.Close()
+		answered <- res.StatusCode
+	}()
+	<-began
+	cancel()
+	select {
+	case <-served:
+		t.Error("it did not wait")
+	case <-time.After(50 * time.Millisecond): // long enough to be wrong
+	}
+	close(goOn)
+	if status := <-answered; status != 200 {
+		t.Errorf("the request under way got %d", status)
+	}
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestParseKiB(t *testing.T) {
+	for in, want := range map[string]uint64{
+		`1024`: 1024, `0`: 0, `18446744073709551615`: 1<<64 - 1, `"512"`: 512, `"2GiB"`: 2 << 20, `"2 gib"`: 2 << 20, `"1MB"`: 977, `"1b"`: 1, `"1TiB"`: 1 << 30,
+	} {
+		if got, err := parseKiB(json.RawMessage(in)); err != nil || got != want {
+			t.Errorf("%s: %d, %v, want %d", in, got, err, want)
+		}
+	}
+	for _, in := range []string{`-1`, `1.5`, `1e3`, `18446744073709551616`, `""`, `"GiB"`, `"-1GiB"`, `"1.5GiB"`, `"1 parsec"`, `"99999999999999999999"`, `"18446744073709551615TiB"`, `true`, `null`, `[]`} {
+		if got, err := parseKiB(json.RawMessage(in)); err == nil {
+			t.Errorf("%s is %d", in, got)
+		}
+	}
+}
+
+func TestCheckJSON(t *testing.T) {
+	for _, good := range []string{`1`, `"a"`, `[]`, `{}`, ` {"a":{"a":1},"b":[{"a":1},{"a":2}]} `, `{"a":null,"b":true}`} {
+		if err := checkJSON([]byte(good)); err != nil {
+			t.Errorf("%s: %v", good, err)
+		}
+	}
+	for bad, want := range map[string]string{
+		``: "empty", ` `: "empty", `{`: "ends early", `[1`: "ends early", `[1,]`: "invalid character", `{"a":1,"a":2}`: `duplicate key "a" at offset`,
+		`{"a":1,"A":2}`: "duplicate key", `1 2`: "after the end", "\"\xff\"": "UTF-8 at offset 1", `{"a" 1}`: "invalid character",
+		strings.Repeat("[", 17) + strings.Repeat("]", 17): "deeper than 16", `{"x":{"a":1,"b":{},"a":3}}`: "duplicate",
+	} {
+		err := checkJSON([]byte(bad))
+		var e *envelope.Error
+		if !errors.As(err, &e) || e.Code != envelope.Syntax || !strings.Contains(e.Message, want) {
+			t.Errorf("%s: %v, want %q", bad, err, want)
+		}
+	}
+}
+
+// What the check lets through, Go's own decoder reads as well, and the actions
+// that come out of it are whole.
+func FuzzPatch(f *testing.F) {
+	f.Add(`[{"power_mgt":{"request":"start","type":"ACPI_POWER_BTN"}},{"name":"x","depends":0}]`)
+	f.Add(`{"memory":"2GiB"}`)
+	f.Add(`{"name":"x","os":"Linux","disks":[{"path":"/x"}]}`)
+	f.Fuzz(func(t *testing.T, text string) {
+		list, _, err := items([]byte(text))
+		if err != nil {
+			return
+		}
+		for i, raw := range list {
+			if !json.Valid(raw) {
+				t.Fatalf("not JSON: %s", raw)
+			}
+			if a, err := decodeAction(raw, i); err == nil && (a.do == nil || a.permission == "" || a.message.Action == "") {
+				t.Errorf("half an action of %s", raw)
+			}
+			decodeNewDomain(raw)
+		}
+	})
+}
+
+func FuzzList(f *testing.F) {
+	f.Add("state=running,0&active=1&search=x&order=ram&direction=desc&page=2&per_page=3&fields=name")
+	f.Add("name.contains=a&match=any&state=other")
+	f.Fuzz(func(t *testing.T, raw string) {
+		q, err := parseQuery(raw)
+		if err != nil {
+			return
+		}
+		var r listDomainsReq
+		req := &request{query: q, http: httptest.NewRequest("GET", "/", nil)}
+		if r.decode(req) != nil || q.unknown() != nil {
+			return
+		}
+		ds := []*domain{{Name: "a"}, {Name: "b"}, {Name: "c"}}
+		res := r.respond(ds)
+		if res.Info.Count != len(res.Results) || res.Info.TotalCount != 3 || !json.Valid(res.Bytes()) {
+			t.Errorf("%q: %+v", raw, res.Info)
+		}
+	})
+}
+
+func TestPages(t *testing.T) {
+	for raw, want := range map[string]struct {
+		names string
+		info  envelope.Page
+	}{
+		"":                          {`"a""b""c"`, envelope.Page{Page: 1, PerPage: 3, Count: 3, TotalCount: 3, TotalPages: 1}},
+		"per_page=2":                {`"a""b"`, envelope.Page{Page: 1, PerPage: 2, Count: 2, TotalCount: 3, TotalPages: 2}},
+		"per_page=2&page=2":         {`"c"`, envelope.Page{Page: 2, PerPage: 2, Count: 1, TotalCount: 3, TotalPages: 2}},
+		"per_page=2&page=3":         {``, envelope.Page{Page: 3, PerPage: 2, Count: 0, TotalCount: 3, TotalPages: 2}},
+		"page=1":                    {`"a""b""c"`, envelope.Page{Page: 1, PerPage: 100, Count: 3, TotalCount: 3, TotalPages: 1}},
+		"order=ram":                 {`"c""a""b"`, envelope.Page{Page: 1, PerPage: 3, Count: 3, TotalCount: 3, TotalPages: 1}},
+		"order=ram&direction=desc":  {`"a""b""c"`, envelope.Page{Page: 1, PerPage: 3, Count: 3, TotalCount: 3, TotalPages: 1}},
+		"order=name&direction=desc": {`"c""b""a"`, envelope.Page{Page: 1, PerPage: 3, Count: 3, TotalCount: 3, TotalPages: 1}},
+	} {
+		q, _ := parseQuery(raw)
+		l := domains.listing(q)
+		if err := q.unknown(); err != nil {
+			t.Fatal(err)
+		}
+		res := l.respond([]*domain{{Name: "b", MemoryKiB: 2}, {Name: "c", MemoryKiB: 1}, {Name: "a", MemoryKiB: 2}})
+		var names strings.Builder
+		for _, r := range res.Results {
+			var d struct{ Name json.RawMessage }
+			if err := json.Unmarshal(r, &d); err != nil {
+				t.Fatal(err)
+			}
+			names.Write(d.Name)
+		}
+		if diff := cmp.Diff(want.info, *res.Info); diff != "" || names.String() != want.names {
+			t.Errorf("%q: %s %s", raw, names.String(), diff)
+		}
+	}
+}
