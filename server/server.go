@@ -72,16 +72,26 @@ func New(o Options) *Server {
 		Level:     1,    // libvirt's XML shrinks to a tenth at any level
 		MinLength: 1400, // what fits into one packet gains nothing
 	}), s.authenticate)
-	for _, rt := range s.table {
-		h := s.serve(rt)
-		s.echo.Add(rt.method, rt.path, h)
-		if rt.method == http.MethodGet {
-			s.echo.Add(http.MethodHead, rt.path, h)
+	allow := map[string][]string{} // by path
+	add := func(method, path string, h echo.HandlerFunc) {
+		s.echo.Add(method, path, h)
+		allow[path] = append(allow[path], method)
+		if method == http.MethodGet {
+			s.echo.Add(http.MethodHead, path, h)
+			allow[path] = append(allow[path], http.MethodHead)
 		}
 	}
-	for path, h := range map[string]echo.HandlerFunc{"/livez": s.livez, "/readyz": s.readyz} {
-		s.echo.GET(path, h)
-		s.echo.HEAD(path, h)
+	for _, rt := range s.table {
+		add(rt.method, rt.path, s.serve(rt))
+	}
+	add(http.MethodGet, "/livez", s.livez)
+	add(http.MethodGet, "/readyz", s.readyz)
+	for path, methods := range allow {
+		// Echo would answer OPTIONS by itself, without the envelope.
+		s.echo.OPTIONS(path, func(c echo.Context) error {
+			c.Set(echo.ContextKeyHeaderAllow, strings.Join(methods, ", "))
+			return echo.ErrMethodNotAllowed
+		})
 	}
 	return s
 }

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -53,6 +54,49 @@ func TestPanic(t *testing.T) {
 	w, b := body(t, s, "GET", "/libvirt/panic", "X-Packet-ID", "7")
 	if want := `{"results":[],"success":false,"errors":[{"code":999,"message":"Internal error"}],"messages":[]}`; w.Code != 500 || strings.TrimSpace(b) != want || w.Header().Get("X-Packet-ID") != "7" {
 		t.Errorf("%d %s", w.Code, b)
+	}
+}
+
+// Every method that a path does not take is 405, those that Echo knows of too.
+func TestMethods(t *testing.T) {
+	s := open(t)
+	for path, allow := range map[string]string{
+		"/libvirt/domains": "GET, HEAD, POST", "/libvirt/domains/by-name/x": "GET, HEAD, PATCH, DELETE", "/livez": "GET, HEAD",
+	} {
+		for _, method := range []string{"OPTIONS", "PUT", "TRACE", "FOO"} {
+			w, b := body(t, s, method, path)
+			got := strings.Split(w.Header().Get("Allow"), ", ")
+			slices.Sort(got)
+			want := strings.Split(allow, ", ")
+			slices.Sort(want)
+			if w.Code != 405 || !slices.Equal(got, want) || !strings.Contains(b, `"code":14`) {
+				t.Errorf("%s %s: %d, Allow %v, %s", method, path, w.Code, got, b)
+			}
+		}
+	}
+}
+
+// Who guesses is slowed down, and nobody else is.
+func TestTooManyFailures(t *testing.T) {
+	a, err := auth.New(auth.Config{Required: true, Key: "right"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(Options{Auth: a, Log: slog.New(slog.DiscardHandler), BodyLimit: 1000, RequestTimeout: 5 * time.Second})
+	for i := range 31 {
+		w, b := body(t, s, "GET", "/libvirt/domains", "X-Auth-Key", "wrong")
+		if i < 30 && w.Code != 401 || i == 30 && (w.Code != 429 || w.Header().Get("Retry-After") == "" || !strings.Contains(b, `"code":13`)) {
+			t.Fatalf("failure %d: %d %s", i+1, w.Code, b)
+		}
+	}
+	r := httptest.NewRequest("GET", "/libvirt/nothing", nil)
+	r.RemoteAddr = "192.0.2.99:1"
+	r.Header.Set("X-Auth-Key", "right")
+	r.Header.Set("X-Auth-Username", "root")
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, r)
+	if w.Code != 404 {
+		t.Errorf("another address: %d", w.Code)
 	}
 }
 
