@@ -78,7 +78,7 @@ start_daemon() {
 		auth_unix_ro = "none"
 		log_outputs = "3:file:$dir/libvirtd.log"
 	END
-	if [ "$(id -u)" = 0 ]; then
+	if [ "$(id -u)" = 0 ] && unshare --mount --propagation private true 2>/dev/null; then
 		# Every program replaces the one before: the process becomes libvirtd.
 		# shellcheck disable=SC2016 # the inner shell expands it
 		unshare --mount --propagation private sh -euc '
@@ -103,9 +103,18 @@ start_daemon() {
 			fi
 			exec libvirtd --config "$dir/libvirtd.conf" --pid-file "$dir/libvirtd.pid"
 		' sh "$dir" "$2" >"$dir/out" 2>&1 &
+	elif [ "$2" = qemu ]; then
+		die "a QEMU daemon of its own needs root and mount namespaces"
 	else
-		XDG_RUNTIME_DIR=$dir XDG_CACHE_HOME=$dir XDG_CONFIG_HOME=$dir \
-			libvirtd --config "$dir/libvirtd.conf" --pid-file "$dir/libvirtd.pid" >"$dir/out" 2>&1 &
+		# Any other user's daemon keeps its state in the user's directories.
+		as=''
+		if [ "$(id -u)" = 0 ]; then
+			chown 65534:65534 "$work" "$dir"
+			as='setpriv --reuid 65534 --regid 65534 --clear-groups'
+		fi
+		# shellcheck disable=SC2086 # the command is words
+		XDG_RUNTIME_DIR=$dir XDG_CACHE_HOME=$dir XDG_CONFIG_HOME=$dir HOME=$dir \
+			$as libvirtd --config "$dir/libvirtd.conf" --pid-file "$dir/libvirtd.pid" >"$dir/out" 2>&1 &
 	fi
 	daemon_pid=$!
 	started="$daemon_pid $started"
