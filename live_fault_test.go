@@ -31,7 +31,7 @@ func startDaemon(t testing.TB) *daemon {
 	}
 	d := &daemon{t: t, dir: dir}
 	conf := fmt.Sprintf("unix_sock_dir=%q\nauth_unix_rw=\"none\"\nauth_unix_ro=\"none\"\nlog_outputs=\"3:stderr\"\n", dir)
-	if err := os.WriteFile(filepath.Join(dir, "libvirtd.conf"), []byte(conf), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "libvirtd.conf"), []byte(conf), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	d.start()
@@ -47,16 +47,17 @@ func (d *daemon) socket() string { return filepath.Join(d.dir, "libvirt-sock") }
 func (d *daemon) start() {
 	d.t.Helper()
 	d.out.Reset()
-	args := []string{"libvirtd", "--config", filepath.Join(d.dir, "libvirtd.conf"), "--pid-file", filepath.Join(d.dir, "pid")}
+	d.cmd = exec.Command("libvirtd", "--config", filepath.Join(d.dir, "libvirtd.conf"), "--pid-file", filepath.Join(d.dir, "pid"))
 	if os.Geteuid() == 0 {
-		// Root's daemons share the state folders of all drivers; this one gets
-		// its own. Each of the programs replaces the one before, so that the
-		// process is libvirtd in the end.
-		args = append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-ec",
-			`for d in /run/libvirt /var/lib/libvirt /var/cache/libvirt; do mkdir -p $d; mount -t tmpfs tmpfs $d; done; exec "$@"`, "sh"}, args...)
+		// The daemon of a user who is not root keeps its state in the user's
+		// directories, and there may be many.
+		const nobody = 65534
+		d.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+		if err := os.Chown(d.dir, nobody, nobody); err != nil {
+			d.t.Fatal(err)
+		}
 	}
-	d.cmd = exec.Command(args[0], args[1:]...)
-	d.cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+d.dir, "XDG_CACHE_HOME="+d.dir, "XDG_CONFIG_HOME="+d.dir)
+	d.cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+d.dir, "XDG_CACHE_HOME="+d.dir, "XDG_CONFIG_HOME="+d.dir, "HOME="+d.dir)
 	d.cmd.Stderr = &d.out
 	if err := d.cmd.Start(); err != nil {
 		d.t.Fatal(err)

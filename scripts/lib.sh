@@ -2,7 +2,7 @@
 # Sourced by the other scripts: packages, private libvirt daemons, their end.
 #
 # The daemons are private: they have sockets, state and configuration of their
-# own, in a mount namespace of their own, and never touch the machine's domains.
+# own, and never touch the machine's domains.
 
 # shellcheck disable=SC2034 # for who sources this
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -78,38 +78,36 @@ start_daemon() {
 		auth_unix_ro = "none"
 		log_outputs = "3:file:$dir/libvirtd.log"
 	END
-	if [ "$(id -u)" = 0 ] && unshare --mount --propagation private true 2>/dev/null; then
+	if [ "$2" = qemu ]; then
 		# Every program replaces the one before: the process becomes libvirtd.
 		# shellcheck disable=SC2016 # the inner shell expands it
 		unshare --mount --propagation private sh -euc '
-			dir=$1 driver=$2
+			dir=$1
 			for d in /run/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt; do
 				mkdir -p $d
 				mount -t tmpfs tmpfs $d
 			done
-			if [ "$driver" = qemu ]; then
-				cp -a /etc/libvirt "$dir/etc"
-				mount --bind "$dir/etc" /etc/libvirt
-				cat >/etc/libvirt/qemu.conf <<-END
-					user = "root"
-					group = "root"
-					security_driver = "none"
-					cgroup_controllers = []
-					namespaces = []
-					dynamic_ownership = 0
-				END
-				# Without it no guest starts.
-				virtlogd --daemon --pid-file "$dir/virtlogd.pid"
-			fi
+			cp -a /etc/libvirt "$dir/etc"
+			mount --bind "$dir/etc" /etc/libvirt
+			cat >/etc/libvirt/qemu.conf <<-END
+				user = "root"
+				group = "root"
+				security_driver = "none"
+				cgroup_controllers = []
+				namespaces = []
+				dynamic_ownership = 0
+			END
+			# Without it no guest starts.
+			virtlogd --daemon --pid-file "$dir/virtlogd.pid"
 			exec libvirtd --config "$dir/libvirtd.conf" --pid-file "$dir/libvirtd.pid"
-		' sh "$dir" "$2" >"$dir/out" 2>&1 &
-	elif [ "$2" = qemu ]; then
-		die "a QEMU daemon of its own needs root and mount namespaces"
+		' sh "$dir" >"$dir/out" 2>&1 &
 	else
-		# Any other user's daemon keeps its state in the user's directories.
+		# The daemon of a user who is not root keeps its state in the user's
+		# directories, and needs nothing of the drivers that it does not use.
 		as=''
 		if [ "$(id -u)" = 0 ]; then
-			chown 65534:65534 "$work" "$dir"
+			chown 65534:65534 "$dir"
+			chmod 755 "$work"
 			as='setpriv --reuid 65534 --regid 65534 --clear-groups'
 		fi
 		# shellcheck disable=SC2086 # the command is words
