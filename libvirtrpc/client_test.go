@@ -101,9 +101,10 @@ func TestFourCallsOnAConnection(t *testing.T) {
 	if most != 4 {
 		t.Errorf("up to %d calls on one connection, want 4", most)
 	}
-	if _, flying, waiting := c.Load(); flying != 0 || waiting != 0 {
-		t.Errorf("%d under way, %d waiting at the end", flying, waiting)
-	}
+	until(t, "all places are given back", func() bool {
+		_, flying, waiting := c.Load()
+		return flying == 0 && waiting == 0
+	})
 }
 
 // Two calls past their deadline, and the connection is replaced; its late

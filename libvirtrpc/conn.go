@@ -72,7 +72,7 @@ func (p *pool) open(ctx context.Context) (*conn, error) {
 
 	// None of the library's calls takes a context: closing the connection is
 	// what ends them.
-	stop := context.AfterFunc(ctx, func() { w.Close() })
+	stop := context.AfterFunc(ctx, func() { lib.Close() })
 	defer stop()
 	err = c.lv.ConnectToURI(libvirt.ConnectURI(p.opts.URI))
 	lib.open()
