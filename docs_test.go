@@ -60,7 +60,7 @@ func TestImports(t *testing.T) {
 		"virtgate/server":   {"virtgate/auth", "virtgate/envelope", lib, lib + "/domainxml", "github.com/labstack/echo/v4", "github.com/labstack/echo/v4/middleware"},
 		"virtgate/auth":     {},
 		"virtgate/envelope": {},
-		lib:                 {lib + "/wire", lib + "/xdr", "github.com/digitalocean/go-libvirt", "github.com/digitalocean/go-libvirt/socket", "github.com/digitalocean/go-libvirt/socket/dialers", "golang.org/x/sync/errgroup"},
+		lib:                 {lib + "/wire", lib + "/xdr", "github.com/digitalocean/go-libvirt", "github.com/skeema/knownhosts", "golang.org/x/crypto/ssh", "golang.org/x/crypto/ssh/agent", "golang.org/x/sync/errgroup"},
 		lib + "/wire":       {},
 		lib + "/xdr":        {"github.com/digitalocean/go-libvirt"},
 		lib + "/domainxml":  {lib, "libvirt.org/go/libvirtxml"},

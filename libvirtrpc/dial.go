@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"os/user"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -15,8 +14,6 @@ import (
 	"time"
 
 	"github.com/digitalocean/go-libvirt"
-	"github.com/digitalocean/go-libvirt/socket"
-	"github.com/digitalocean/go-libvirt/socket/dialers"
 )
 
 // Dialer understands a libvirt URI, driver[+transport]://[user@][host][:port]/[path][?extras],
@@ -40,7 +37,7 @@ func Dialer(uri, socketPath string) (dial func(context.Context) (net.Conn, error
 	if socketPath == "" {
 		socketPath = u.Query().Get("socket")
 	}
-	var d socket.Dialer
+	var d func(context.Context) (net.Conn, error)
 	switch transport {
 	case "", "unix":
 		if u.Host != "" {
@@ -52,45 +49,14 @@ func Dialer(uri, socketPath string) (dial func(context.Context) (net.Conn, error
 		}
 		return func(ctx context.Context) (net.Conn, error) { return dialUnix(ctx, paths) }, remote, nil
 	case "tcp":
-		var o []dialers.RemoteOption
-		if u.Port() != "" {
-			o = append(o, dialers.UsePort(u.Port()))
-		}
-		d = dialers.NewRemote(u.Hostname(), o...)
+		d = dialTCP(hostPort(u, "16509"))
 	case "tls":
-		var o []dialers.TLSOption
-		if u.Port() != "" {
-			o = append(o, dialers.UseTLSPort(u.Port()))
-		}
-		if p := u.Query().Get("pkipath"); p != "" {
-			o = append(o, dialers.UsePKIPath(p))
-		}
-		if n := u.Query().Get("no_verify"); n != "" && n != "0" {
-			o = append(o, dialers.WithInsecureNoVerify())
-		}
-		d = dialers.NewTLS(u.Hostname(), o...)
+		d = dialTLS(hostPort(u, "16514"), u.Query())
 	case "ssh", "libssh", "libssh2":
-		me, err := user.Current()
-		if err != nil {
-			return nil, "", fmt.Errorf("cannot tell who runs this program, for ssh: %w", err)
+		if socketPath == "" {
+			socketPath = unixSockets(driver, false)[0]
 		}
-		o := []dialers.SSHOption{dialers.WithSystemSSHDefaults(me)}
-		if u.Port() != "" {
-			o = append(o, dialers.UseSSHPort(u.Port()))
-		}
-		if n := u.User.Username(); n != "" {
-			o = append(o, dialers.UseSSHUsername(n))
-		}
-		if socketPath != "" {
-			o = append(o, dialers.WithRemoteSocket(socketPath))
-		}
-		if k := u.Query().Get("keyfile"); k != "" {
-			o = append(o, dialers.UseKeyFile(k))
-		}
-		if k := u.Query().Get("known_hosts"); k != "" {
-			o = append(o, dialers.UseKnownHostsFile(k))
-		}
-		d = dialers.NewSSH(u.Hostname(), o...)
+		d = dialSSH(hostPort(u, "22"), u.User.Username(), socketPath, u.Query())
 	default:
 		return nil, "", fmt.Errorf("unknown transport %q in the libvirt URI: want unix, tcp, tls or ssh", transport)
 	}
@@ -98,37 +64,12 @@ func Dialer(uri, socketPath string) (dial func(context.Context) (net.Conn, error
 		return nil, "", fmt.Errorf("bad libvirt URI %q: the transport %s needs a host", u.Redacted(), transport)
 	}
 	return func(ctx context.Context) (net.Conn, error) {
-		c, err := dialLibrary(ctx, d)
+		c, err := d(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("cannot reach libvirt at %s: %w", u.Redacted(), err)
 		}
 		return c, nil
 	}, remote, nil
-}
-
-// dialLibrary bounds a dialer of the library, which takes no context. When ctx
-// ends first, the connection that may come later is closed.
-func dialLibrary(ctx context.Context, d socket.Dialer) (net.Conn, error) {
-	type result struct {
-		c   net.Conn
-		err error
-	}
-	got := make(chan result, 1)
-	go func() {
-		c, err := d.Dial()
-		got <- result{c, err}
-	}()
-	select {
-	case r := <-got:
-		return r.c, r.err
-	case <-ctx.Done():
-		go func() {
-			if r := <-got; r.c != nil {
-				r.c.Close()
-			}
-		}()
-		return nil, errors.New("no answer in time")
-	}
 }
 
 // unixSockets lists where a driver's daemon may listen: the daemon for
