@@ -3,6 +3,7 @@ package libvirtrpc
 import (
 	"context"
 	"encoding/xml"
+	"errors"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -38,7 +39,7 @@ const (
 	FieldManagedSave                    // a filtered list, or virDomainHasManagedSaveImage
 	FieldHasSnapshot                    // a filtered list, or virDomainSnapshotNum
 	FieldReason                         // virDomainGetState; single domains only
-	FieldText                           // Title, Description: virDomainGetXMLDesc; single domains only
+	FieldText                           // Title, Description: two of virDomainGetMetadata; single domains only
 )
 
 // Domain is what libvirt says of one domain. Fields that were not asked for
@@ -135,7 +136,8 @@ func (c *Client) GetDomain(ctx context.Context, r Ref, want Fields) (Domain, err
 	add(FieldAutostart, c.autostart)
 	add(FieldManagedSave, c.managedSave)
 	add(FieldHasSnapshot, c.hasSnapshot)
-	add(FieldText, c.text)
+	add(FieldText, c.text(libvirt.DomainMetadataTitle, func(d *Domain) *string { return &d.Title }))
+	add(FieldText, c.text(libvirt.DomainMetadataDescription, func(d *Domain) *string { return &d.Description }))
 	err = each(len(parts), c.opts.Pipeline, func(i int) error { return parts[i]() })
 	return d, err
 }
@@ -207,52 +209,19 @@ func (c *Client) hasSnapshot(ctx context.Context, d *Domain) error {
 	})
 }
 
-// text reads title and description from the domain's XML: one call, and both
-// stand near its beginning.
-func (c *Client) text(ctx context.Context, d *Domain) error {
-	doc, err := c.DomainXML(ctx, d.UUID, 0)
-	if err != nil {
+// text is a part of GetDomain that reads the title or the description. The XML
+// has both, but newer daemons ask QEMU before they write the XML of an active
+// domain (libvirt 11.3 does, 9.0 does not), and a hung one never answers.
+func (c *Client) text(which libvirt.DomainMetadataType, to func(*Domain) *string) func(context.Context, *Domain) error {
+	return func(ctx context.Context, d *Domain) error {
+		v, err := call(ctx, c, op{name: "DomainGetMetadata"}, func(lv *libvirt.Libvirt) (string, error) {
+			return lv.DomainGetMetadata(handle(d.UUID), int32(which), nil, libvirt.DomainAffectCurrent)
+		})
+		if e := (*Error)(nil); errors.As(err, &e) && e.Code == int(libvirt.ErrNoDomainMetadata) {
+			return nil // it has none
+		}
+		*to(d) = v
 		return err
-	}
-	// Most domains have neither, and reading XML costs as much as the call.
-	if strings.Contains(doc, "<title>") || strings.Contains(doc, "<description>") {
-		d.Title, d.Description = titleAndDescription(doc)
-	}
-	return nil
-}
-
-func titleAndDescription(doc string) (title, description string) {
-	dec := xml.NewDecoder(strings.NewReader(doc))
-	depth := 0
-	for {
-		tok, err := dec.Token()
-		if err != nil {
-			return title, description
-		}
-		switch t := tok.(type) {
-		case xml.StartElement:
-			depth++
-			if depth != 2 {
-				break
-			}
-			var to *string
-			switch t.Name.Local {
-			case "title":
-				to = &title
-			case "description":
-				to = &description
-			case "memory": // libvirt writes both before it
-				return title, description
-			default:
-				continue
-			}
-			if dec.DecodeElement(to, &t) != nil {
-				return title, description
-			}
-			depth--
-		case xml.EndElement:
-			depth--
-		}
 	}
 }
 
@@ -266,9 +235,10 @@ const (
 	XMLMigratable = XMLFlags(libvirt.DomainXMLMigratable) // as another host would take it
 )
 
-// DomainXML is the domain's description (virDomainGetXMLDesc).
+// DomainXML is the domain's description (virDomainGetXMLDesc). For an active
+// domain the daemon may ask QEMU first, so it counts as a call that does.
 func (c *Client) DomainXML(ctx context.Context, u UUID, flags XMLFlags) (string, error) {
-	return call(ctx, c, op{name: "DomainGetXMLDesc"}, func(lv *libvirt.Libvirt) (string, error) {
+	return call(ctx, c, op{name: "DomainGetXMLDesc", monitor: &u}, func(lv *libvirt.Libvirt) (string, error) {
 		return lv.DomainGetXMLDesc(handle(u), libvirt.DomainXMLFlags(flags))
 	})
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log"
 	"strings"
@@ -109,7 +110,8 @@ func (f *floor) details(name string) {
 		func(lv *libvirt.Libvirt) error { _, err := lv.DomainGetAutostart(d); return err },
 		func(lv *libvirt.Libvirt) error { _, err := lv.DomainHasManagedSaveImage(d, 0); return err },
 		func(lv *libvirt.Libvirt) error { _, err := lv.DomainSnapshotNum(d, 0); return err },
-		func(lv *libvirt.Libvirt) error { _, err := lv.DomainGetXMLDesc(d, 0); return err },
+		func(lv *libvirt.Libvirt) error { return f.metadata(lv, d, libvirt.DomainMetadataTitle) },
+		func(lv *libvirt.Libvirt) error { return f.metadata(lv, d, libvirt.DomainMetadataDescription) },
 	}
 	var next atomic.Int64
 	worker := func() {
@@ -118,6 +120,16 @@ func (f *floor) details(name string) {
 		}
 	}
 	together(slicesRepeat(len(calls), worker)...)
+}
+
+// metadata asks for the title or the description, which most domains have not.
+func (f *floor) metadata(lv *libvirt.Libvirt, d libvirt.Domain, which libvirt.DomainMetadataType) error {
+	_, err := lv.DomainGetMetadata(d, int32(which), nil, libvirt.DomainAffectCurrent)
+	var e libvirt.Error
+	if errors.As(err, &e) && e.Code == uint32(libvirt.ErrNoDomainMetadata) {
+		return nil
+	}
+	return err
 }
 
 func domainName(i int) string { return fmt.Sprintf("bench-%04d", i) }
