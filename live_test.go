@@ -178,7 +178,7 @@ func (g *gateway) stop() {
 	select {
 	case err := <-g.done:
 		if err != nil {
-			g.t.Errorf("virtgate ended with %v:\n%s", err, tail(g.logged(), 4000))
+			g.t.Errorf("virtgate ended with %v:\n%s", err, tail(g.logged(), 40000))
 		}
 	case <-time.After(40 * time.Second):
 		g.cmd.Process.Kill()
