@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 )
 
@@ -79,6 +80,8 @@ type Response struct {
 	Created  bool  // 201 instead of 200
 
 	encoded []byte // see Encode
+	zip     sync.Once
+	zipped  []byte // see Gzip
 }
 
 // Bytes is the response as it is sent. It must not be written to: see Encode.

@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
-	"github.com/labstack/echo/v4/middleware"
 
 	"virtgate/auth"
 	"virtgate/envelope"
@@ -68,10 +67,7 @@ func New(o Options) *Server {
 	s := &Server{opts: o, libvirt: o.Libvirt, auth: o.Auth, log: o.Log, echo: echo.New(), creating: make(turn, 1)}
 	s.table = s.routes()
 	s.echo.HTTPErrorHandler = s.notRouted
-	s.echo.Pre(s.observe, middleware.GzipWithConfig(middleware.GzipConfig{
-		Level:     1,    // libvirt's XML shrinks to a tenth at any level
-		MinLength: 1400, // what fits into one packet gains nothing
-	}), s.authenticate)
+	s.echo.Pre(s.observe, s.authenticate)
 	allow := map[string][]string{} // by path
 	add := func(method, path string, h echo.HandlerFunc) {
 		s.echo.Add(method, path, h)
@@ -304,6 +300,27 @@ func pathParam(c echo.Context, name string) (string, error) {
 	return url.PathUnescape(v)
 }
 
+// gzipFrom is the length in bytes from which a response is compressed for who
+// accepts that: what fits into one packet gains nothing.
+const gzipFrom = 1400
+
+// acceptsGzip reads Accept-Encoding (RFC 9110, section 12.5.3).
+func acceptsGzip(h http.Header) bool {
+	accepted := map[string]bool{}
+	for _, v := range h.Values("Accept-Encoding") {
+		for coding := range strings.SplitSeq(v, ",") {
+			name, weight, _ := strings.Cut(coding, ";")
+			_, q, weighted := strings.Cut(weight, "=")
+			n, err := strconv.ParseFloat(strings.TrimSpace(q), 64)
+			accepted[strings.ToLower(strings.TrimSpace(name))] = !weighted || err == nil && n > 0
+		}
+	}
+	if yes, said := accepted["gzip"]; said {
+		return yes
+	}
+	return accepted["*"]
+}
+
 // respond writes an envelope. Nothing else writes a body.
 func (s *Server) respond(c echo.Context, res *envelope.Response) error {
 	if len(res.Errors) > 0 {
@@ -315,6 +332,11 @@ func (s *Server) respond(c echo.Context, res *envelope.Response) error {
 		header.Set("Retry-After", strconv.Itoa(int((after+time.Second-1)/time.Second)))
 	}
 	body := res.Bytes()
+	header.Set("Vary", "Accept-Encoding")
+	if len(body) >= gzipFrom && acceptsGzip(c.Request().Header) {
+		body = res.Gzip()
+		header.Set("Content-Encoding", "gzip")
+	}
 	header.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(res.Status())
 	if c.Request().Method == http.MethodHead {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -118,6 +119,41 @@ func TestGzip(t *testing.T) {
 			if err != nil || !json.Valid(plain) || w.Header().Get("Content-Length") == "" && len(plain) < size {
 				t.Errorf("%v %d", err, len(plain))
 			}
+		}
+	}
+}
+
+func TestAcceptsGzip(t *testing.T) {
+	for accept, want := range map[string]bool{
+		"": false, "gzip": true, "GZIP": true, "br, gzip": true, "br,gzip;q=0.1": true, "*": true, "br": false,
+		"gzip;q=0": false, "gzip; q=0.000": false, "gzip;q=0, *": false, "*;q=0, gzip": true, "*;q=0": false, "gzip;q=x": false, "identity": false,
+	} {
+		if got := acceptsGzip(http.Header{"Accept-Encoding": {accept}}); got != want {
+			t.Errorf("%q: %v", accept, got)
+		}
+	}
+}
+
+// HEAD has the headers of GET, compressed or not.
+func TestHeadIsGetWithoutBody(t *testing.T) {
+	big := func(context.Context, *request) *envelope.Response {
+		return &envelope.Response{Results: []json.RawMessage{envelope.Raw(strings.Repeat("x", 5000))}}
+	}
+	s := open(t, route{"GET", "/libvirt/big", []string{"domains:read"}, big}, route{"HEAD", "/libvirt/big", []string{"domains:read"}, big})
+	for _, accept := range []string{"gzip", "identity"} {
+		get, b := body(t, s, "GET", "/libvirt/big", "Accept-Encoding", accept)
+		head, none := body(t, s, "HEAD", "/libvirt/big", "Accept-Encoding", accept)
+		if none != "" {
+			t.Errorf("%s: HEAD has a body", accept)
+		}
+		if n := get.Header().Get("Content-Length"); n != strconv.Itoa(len(b)) {
+			t.Errorf("%s: Content-Length %s of %d bytes", accept, n, len(b))
+		}
+		for _, h := range []*httptest.ResponseRecorder{get, head} {
+			h.Header().Del("X-Request-ID")
+		}
+		if diff := cmp.Diff(get.Header(), head.Header()); diff != "" {
+			t.Errorf("%s: headers (-GET +HEAD):\n%s", accept, diff)
 		}
 	}
 }
