@@ -16,6 +16,7 @@ import (
 	"virtgate/auth"
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
+	"virtgate/libvirtrpc/domainxml"
 )
 
 // request is what a decoder sees of an HTTP request.
@@ -208,6 +209,8 @@ func checkName(name string) error {
 		return errors.New("a name is UTF-8")
 	case strings.ContainsFunc(name, func(c rune) bool { return c < 0x20 || c == 0x7f }):
 		return errors.New("a name has no control characters")
+	case !domainxml.Text(name):
+		return errors.New("a name has only characters that XML can hold")
 	}
 	return nil
 }
