@@ -54,7 +54,7 @@ func TestCreateTextThatXMLHasNot(t *testing.T) {
 func TestCreateTooMuchXML(t *testing.T) {
 	s, calls := onDaemon(t, func(o *Options, _ *auth.Config) { o.BodyLimit = 16 << 20 })
 	for what, body := range map[string]string{
-		"escaped": `{"name":"a","os":"Linux","description":"` + strings.Repeat("&", 8<<20) + `"}`,
+		"escaped": `{"name":"a","os":"Linux","description":"` + strings.Repeat("&", 1<<20) + `"}`,
 		"plain":   `"` + strings.Repeat(" ", maxXML) + `<domain><name>a</name></domain>"`,
 	} {
 		calls.Store(0)

@@ -222,14 +222,18 @@ func (r *request) body() ([]byte, error) {
 		return nil, envelope.New(envelope.BadRequest, "a body with Content-Encoding is not accepted")
 	}
 	b, err := io.ReadAll(r.http.Body)
-	var tooLarge *http.MaxBytesError
+	var over *http.MaxBytesError
 	switch {
-	case errors.As(err, &tooLarge):
-		return nil, envelope.New(envelope.BodyTooLarge, fmt.Sprintf("at most %d bytes", tooLarge.Limit))
+	case errors.As(err, &over):
+		return nil, tooLarge(over.Limit)
 	case err != nil:
 		return nil, envelope.New(envelope.BadRequest, "the body ended early")
 	}
 	return b, nil
+}
+
+func tooLarge(limit int64) error {
+	return envelope.New(envelope.BodyTooLarge, fmt.Sprintf("at most %d bytes", limit))
 }
 
 // maxDepth is how deep a body may nest; the deepest that means something has 4.
