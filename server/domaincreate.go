@@ -48,7 +48,7 @@ func (r *createDomainsReq) decode(in *request) error {
 	if err != nil {
 		return err
 	}
-	list, array, err := items(body)
+	list, array, err := items(body, maxItems)
 	if err != nil {
 		return err
 	}
