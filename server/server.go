@@ -371,7 +371,7 @@ func (s *Server) livez(c echo.Context) error {
 // readyz says whether libvirt answers now, and nothing else about the host.
 func (s *Server) readyz(c echo.Context) error {
 	c.Set(keyRoute, "/readyz")
-	if err := s.libvirt.Ready(c.Request().Context()); err != nil {
+	if err := s.libvirt.Answers(c.Request().Context()); err != nil {
 		e := envelope.New(envelope.Unavailable, "")
 		e.RetryAfter = retryAfter
 		return s.respond(c, envelope.Failed(e))
