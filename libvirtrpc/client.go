@@ -80,6 +80,7 @@ type Client struct {
 	lists   rounds[listKey, []Domain]
 	host    hostCache
 	hosts   rounds[struct{}, *Host]
+	ready   rounds[struct{}, struct{}]
 
 	calls sync.WaitGroup // calls in flight, and rounds
 }
@@ -127,6 +128,16 @@ func (c *Client) background(fn func()) {
 // (virConnectGetLibVersion).
 func (c *Client) Ready(ctx context.Context) error {
 	_, err := call(ctx, c, op{name: "ConnectGetLibVersion"}, (*libvirt.Libvirt).ConnectGetLibVersion)
+	return err
+}
+
+// Answers is Ready for any number of askers at once, who need not be known: they
+// share calls as equal lists do, so that all of them together have one place on
+// the connections.
+func (c *Client) Answers(ctx context.Context) error {
+	_, err := c.ready.get(ctx, struct{}{}, c.background, func() (struct{}, error) {
+		return struct{}{}, c.Ready(context.WithoutCancel(ctx))
+	})
 	return err
 }
 

@@ -112,7 +112,8 @@ func libvirtError(err error) *Error {
 	case errors.Is(err, libvirt.ErrUnsupported):
 		return &Error{Kind: Unsupported, Code: int(libvirt.ErrRPC), Message: "the libvirt daemon does not know this procedure"}
 	}
-	return &Error{Kind: Lost, Message: "connection to the libvirt daemon lost: " + err.Error()}
+	// The reason is in the log, see keepOpen: it may name sockets and hosts.
+	return &Error{Kind: Lost, Message: "connection to the libvirt daemon lost"}
 }
 
 // died tells whether a call ended because its connection did.

@@ -216,10 +216,11 @@ func readNameFilter(q *query) nameFilter {
 
 // fits tells whether an object of that name and identifier passes.
 func (f *nameFilter) fits(name, id string) bool {
-	if f.find != nil && !slices.ContainsFunc(f.find, func(w string) bool {
-		return strings.Contains(strings.ToLower(name), w) || strings.Contains(id, w)
-	}) {
-		return false
+	if f.find != nil {
+		lower := strings.ToLower(name)
+		if !slices.ContainsFunc(f.find, func(w string) bool { return strings.Contains(lower, w) || strings.Contains(id, w) }) {
+			return false
+		}
 	}
 	if len(f.tests) == 0 {
 		return true

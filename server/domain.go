@@ -154,8 +154,8 @@ func (r *listDomainsReq) readStates(q *query) {
 var otherStates = []libvirtrpc.State{libvirtrpc.NoState, libvirtrpc.Blocked, libvirtrpc.ShuttingDown, libvirtrpc.Crashed, libvirtrpc.PMSuspended}
 
 func parseState(w string) (libvirtrpc.State, bool) {
-	if n, err := strconv.Atoi(w); err == nil {
-		return libvirtrpc.State(n), n >= 0 && n < len(statusNames)
+	if n, err := strconv.ParseUint(w, 10, 8); err == nil {
+		return libvirtrpc.State(n), int(n) < len(statusNames)
 	}
 	for s, name := range statusNames {
 		if strings.EqualFold(w, name) {

@@ -3,10 +3,8 @@ package server
 import (
 	"context"
 	"encoding/json"
-	"encoding/xml"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"virtgate/envelope"
@@ -50,7 +48,7 @@ func (r *createDomainsReq) decode(in *request) error {
 	if err != nil {
 		return err
 	}
-	list, array, err := items(body)
+	list, array, err := items(body, maxItems)
 	if err != nil {
 		return err
 	}
@@ -106,55 +104,27 @@ func badXML(why string) error {
 	return e
 }
 
-// readXML finds the name and UUID in domain XML, and refuses what must not
-// reach libvirt's parser: a document type, with which XML expands to any size.
-// Everything else about the XML is libvirt's to judge.
+// readXML finds the name and UUID in domain XML.
 func (d *newDomain) readXML() error {
 	if strings.TrimSpace(d.xml) == "" {
 		return badXML("the XML is empty")
 	}
 	if len(d.xml) > maxXML {
-		return envelope.New(envelope.BodyTooLarge, fmt.Sprintf("libvirt takes at most %d bytes of XML", maxXML))
+		return tooMuchXML()
 	}
-	dec := xml.NewDecoder(strings.NewReader(d.xml))
-	depth := 0
-	for {
-		tok, err := dec.Token()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return badXML("not XML: " + err.Error())
-		}
-		switch t := tok.(type) {
-		case xml.Directive:
-			return badXML("a document type declaration is not accepted")
-		case xml.EndElement:
-			depth--
-		case xml.StartElement:
-			depth++
-			if depth == 1 && t.Name.Local != "domain" {
-				return badXML("the XML is not a <domain> but a <" + t.Name.Local + ">")
-			}
-			if depth != 2 || t.Name.Local != "name" && t.Name.Local != "uuid" {
-				break
-			}
-			var text string
-			if err := dec.DecodeElement(&text, &t); err != nil {
-				return badXML("not XML: " + err.Error())
-			}
-			depth--
-			if t.Name.Local == "name" {
-				d.name = text
-			} else if u, err := libvirtrpc.ParseUUID(strings.TrimSpace(text)); err == nil {
-				d.uuid = &u
-			}
-		}
+	id, err := domainxml.ReadIdentity(d.xml)
+	if err == nil {
+		err = checkName(id.Name)
 	}
-	if err := checkName(d.name); err != nil {
+	if err != nil {
 		return badXML(err.Error())
 	}
+	d.name, d.uuid = id.Name, id.UUID
 	return nil
+}
+
+func tooMuchXML() error {
+	return envelope.New(envelope.BodyTooLarge, fmt.Sprintf("libvirt takes at most %d bytes of XML", maxXML))
 }
 
 // createDomains makes the domains in their order; what was made stays when a
@@ -190,6 +160,9 @@ func (s *Server) createDomain(ctx context.Context, r createDomainsReq, item newD
 		}
 		if doc, err = item.spec.XML(host); err != nil {
 			return domain{}, badXML(err.Error())
+		}
+		if len(doc) > maxXML { // a description of less, escaped
+			return domain{}, tooMuchXML()
 		}
 	}
 	// Two creations of one name or UUID take turns: libvirt would replace the

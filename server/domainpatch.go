@@ -48,7 +48,7 @@ func (r *patchDomainReq) decode(in *request) (err error) {
 		r.remove = new(deleteDomainReq)
 		return r.remove.decode(in)
 	}
-	list, array, err := items(body)
+	list, array, err := items(body, maxActions)
 	if err != nil {
 		return err
 	}
@@ -126,20 +126,24 @@ func decodeAction(raw json.RawMessage, index int) (action, error) {
 }
 
 func decodeDepends(raw json.RawMessage, index int) ([]int, error) {
-	var list []int
+	var list []*int // nil: null
 	if err := json.Unmarshal(raw, &list); err != nil || list == nil {
-		var one *int
-		if json.Unmarshal(raw, &one) != nil || one == nil {
-			return nil, envelope.New(envelope.BadAction, "depends is an index or an array of indices")
+		list = make([]*int, 1)
+		if json.Unmarshal(raw, &list[0]) != nil {
+			list[0] = nil
 		}
-		list = []int{*one}
 	}
+	var out []int
 	for _, d := range list {
-		if d < 0 || d >= index {
-			return nil, envelope.New(envelope.BadAction, fmt.Sprintf("depends on %d, which is not an earlier action", d))
+		switch {
+		case d == nil:
+			return nil, envelope.New(envelope.BadAction, "depends is an index or an array of indices")
+		case *d < 0 || *d >= index:
+			return nil, envelope.New(envelope.BadAction, fmt.Sprintf("depends on %d, which is not an earlier action", *d))
 		}
+		out = append(out, *d)
 	}
-	return list, nil
+	return out, nil
 }
 
 var actionNames = []string{"power_mgt", "name", "memory", "max_memory", "autostart"}

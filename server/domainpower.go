@@ -213,18 +213,18 @@ func flagWords(raw json.RawMessage) ([]string, error) {
 	if len(raw) == 0 || string(raw) == "null" {
 		return nil, nil
 	}
-	var list []string
+	var list []*string // nil: null
 	if raw[0] == '"' {
-		list = make([]string, 1)
+		list = make([]*string, 1)
 		if err := json.Unmarshal(raw, &list[0]); err != nil {
 			return nil, envelope.New(envelope.BadPowerFlag, "")
 		}
-	} else if err := json.Unmarshal(raw, &list); err != nil {
+	} else if err := json.Unmarshal(raw, &list); err != nil || slices.Contains(list, nil) {
 		return nil, envelope.New(envelope.BadPowerFlag, "type is a flag or an array of flags")
 	}
 	var out []string
 	for _, joined := range list {
-		for _, w := range strings.FieldsFunc(joined, func(r rune) bool { return r == ',' || r == '|' }) {
+		for _, w := range strings.FieldsFunc(*joined, func(r rune) bool { return r == ',' || r == '|' }) {
 			if w = strings.ToLower(strings.TrimSpace(w)); w != "" && !slices.Contains(out, w) {
 				out = append(out, w)
 			}

@@ -1,8 +1,10 @@
 package server
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 
 	"virtgate/libvirtrpc/domainxml"
 )
@@ -25,6 +27,9 @@ func decodeSpec(raw json.RawMessage) (*domainxml.Spec, error) {
 		Boot        []string              `json:"boot"`
 	}
 	if err := strict(raw, &o); err != nil {
+		return nil, err
+	}
+	if err := checkText(raw); err != nil {
 		return nil, err
 	}
 	if err := checkName(o.Name); err != nil {
@@ -58,3 +63,19 @@ func decodeSpec(raw json.RawMessage) (*domainxml.Spec, error) {
 // maxCPUs is what no machine type of QEMU exceeds; libvirt refuses what the
 // chosen one cannot have.
 const maxCPUs = 4096
+
+// checkText refuses strings that XML cannot hold: they would become others
+// without a word.
+func checkText(raw json.RawMessage) error {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	for {
+		tok, err := dec.Token()
+		if err != nil { // the end: the syntax was checked before
+			return nil
+		}
+		if s, ok := tok.(string); ok && !domainxml.Text(s) {
+			return fmt.Errorf("%s holds a character that XML has not", printable(s))
+		}
+	}
+}

@@ -11,11 +11,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"virtgate/auth"
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
+	"virtgate/libvirtrpc/domainxml"
 )
 
 // request is what a decoder sees of an HTTP request.
@@ -73,11 +75,18 @@ func (q *query) list(name string) []string {
 		return nil
 	}
 	out := strings.Split(v, ",")
+	if len(out) > maxValues {
+		q.fail(name, fmt.Sprintf("at most %d values", maxValues))
+		return []string{}
+	}
 	for i := range out {
 		out[i] = strings.TrimSpace(out[i])
 	}
 	return out
 }
+
+// maxValues bounds a filter: every object of a list is held against each value.
+const maxValues = 256
 
 var booleans = map[string]bool{"true": true, "1": true, "yes": true, "false": false, "0": false, "no": false}
 
@@ -119,12 +128,12 @@ func (q *query) number(name string, def, most int) int {
 	if !ok {
 		return def
 	}
-	n, err := strconv.Atoi(v)
-	if err != nil || n < 1 || n > most {
+	n, err := strconv.ParseUint(v, 10, 31) // no sign
+	if err != nil || n < 1 || int(n) > most {
 		q.fail(name, fmt.Sprintf("want a number from 1 to %d", most))
 		return def
 	}
-	return n
+	return int(n)
 }
 
 // choice is one of the words given, in any case, or the first one when the
@@ -182,8 +191,8 @@ func (r *request) domain() (libvirtrpc.Ref, error) {
 		}
 		return libvirtrpc.ByUUID(u), nil
 	case "by-id":
-		n, err := strconv.ParseInt(r.id, 10, 32)
-		if err != nil || n < 0 {
+		n, err := strconv.ParseUint(r.id, 10, 31)
+		if err != nil {
 			return libvirtrpc.Ref{}, envelope.New(envelope.BadIdentifier, "the id of an active domain is a number from 0")
 		}
 		return libvirtrpc.ByID(int32(n)), nil
@@ -208,6 +217,8 @@ func checkName(name string) error {
 		return errors.New("a name is UTF-8")
 	case strings.ContainsFunc(name, func(c rune) bool { return c < 0x20 || c == 0x7f }):
 		return errors.New("a name has no control characters")
+	case !domainxml.Text(name):
+		return errors.New("a name has only characters that XML can hold")
 	}
 	return nil
 }
@@ -219,23 +230,27 @@ func (r *request) body() ([]byte, error) {
 		return nil, envelope.New(envelope.BadRequest, "a body with Content-Encoding is not accepted")
 	}
 	b, err := io.ReadAll(r.http.Body)
-	var tooLarge *http.MaxBytesError
+	var over *http.MaxBytesError
 	switch {
-	case errors.As(err, &tooLarge):
-		return nil, envelope.New(envelope.BodyTooLarge, fmt.Sprintf("at most %d bytes", tooLarge.Limit))
+	case errors.As(err, &over):
+		return nil, tooLarge(over.Limit)
 	case err != nil:
 		return nil, envelope.New(envelope.BadRequest, "the body ended early")
 	}
 	return b, nil
 }
 
+func tooLarge(limit int64) error {
+	return envelope.New(envelope.BodyTooLarge, fmt.Sprintf("at most %d bytes", limit))
+}
+
 // maxDepth is how deep a body may nest; the deepest that means something has 4.
 const maxDepth = 16
 
 // items is a JSON body as the list of its items: the elements of an array, or
-// the one value that it is. The whole text is checked: syntax, UTF-8, depth,
-// duplicate keys, trailing data.
-func items(body []byte) (list []json.RawMessage, array bool, err error) {
+// the one value that it is. Behind the first one over most the list ends. The
+// whole text is checked: syntax, UTF-8, depth, duplicate keys, trailing data.
+func items(body []byte, most int) (list []json.RawMessage, array bool, err error) {
 	if err := checkJSON(body); err != nil {
 		return nil, false, err
 	}
@@ -243,7 +258,14 @@ func items(body []byte) (list []json.RawMessage, array bool, err error) {
 	if body[0] != '[' {
 		return []json.RawMessage{body}, false, nil
 	}
-	if err := json.Unmarshal(body, &list); err != nil {
+	dec := json.NewDecoder(bytes.NewReader(body))
+	_, err = dec.Token()
+	for err == nil && dec.More() && len(list) <= most {
+		var item json.RawMessage
+		err = dec.Decode(&item)
+		list = append(list, item)
+	}
+	if err != nil {
 		return nil, false, envelope.New(envelope.Syntax, err.Error())
 	}
 	return list, true, nil
@@ -300,11 +322,10 @@ func checkJSON(body []byte) error {
 			if top >= 0 && stack[top].key {
 				// Go's decoder does not tell keys apart by case, so neither
 				// may two keys of one object.
-				folded := strings.ToLower(t)
-				if stack[top].keys[folded] {
+				if stack[top].keys[folded(t)] {
 					return syntax(dec.InputOffset(), "duplicate key "+printable(t))
 				}
-				stack[top].keys[folded] = true
+				stack[top].keys[folded(t)] = true
 				stack[top].key = false
 				continue
 			}
@@ -320,6 +341,20 @@ func checkJSON(body []byte) error {
 		return syntax(dec.InputOffset(), "data after the end of the value")
 	}
 	return nil
+}
+
+// folded is a key as Go's decoder compares it: by Unicode's simple folding, for
+// which "ſ" (U+017F) is an "s".
+func folded(key string) string {
+	return strings.Map(func(r rune) rune {
+		for {
+			next := unicode.SimpleFold(r)
+			if next <= r {
+				return next
+			}
+			r = next
+		}
+	}, key)
 }
 
 // strict decodes one JSON object into v; an unknown field or a wrong type is an

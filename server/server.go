@@ -95,47 +95,6 @@ func New(o Options) *Server {
 // ServeHTTP makes Server an http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.echo.ServeHTTP(w, r) }
 
-// Limits of connections, in the order in which a slow client meets them.
-const (
-	headerTimeout = 10 * time.Second
-	idleTimeout   = 2 * time.Minute
-	maxHeader     = 32 << 10 // bytes
-	// drainTimeout is how long a shutdown waits for requests that are under way.
-	drainTimeout = 20 * time.Second
-)
-
-// Serve answers on the listener until ctx ends, then lets the requests that are
-// under way finish, for a bounded time.
-func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	srv := &http.Server{
-		Handler:           s,
-		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       s.opts.RequestTimeout,
-		// A response is written at once; its reader has a while to take it.
-		WriteTimeout:   2 * s.opts.RequestTimeout,
-		IdleTimeout:    idleTimeout,
-		MaxHeaderBytes: maxHeader,
-		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-	}
-	stopped := make(chan error, 1)
-	go func() { stopped <- srv.Serve(plainErrors{l}) }()
-	select {
-	case err := <-stopped:
-		return err
-	case <-ctx.Done():
-	}
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
-	defer cancel()
-	err := srv.Shutdown(drain)
-	if err != nil {
-		srv.Close()
-	}
-	if serr := <-stopped; !errors.Is(serr, http.ErrServerClosed) {
-		err = errors.Join(err, serr)
-	}
-	return err
-}
-
 // The keys under which a request's own things travel in Echo's context.
 const (
 	keyCaller = "caller"
@@ -151,8 +110,9 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		req, header := c.Request(), c.Response().Header()
 		id := newRequestID()
 		header.Set("X-Request-ID", id)
-		header.Set("Cache-Control", "no-store")
-		header.Set("X-Content-Type-Options", "nosniff")
+		for _, h := range standing {
+			header.Set(h[0], h[1])
+		}
 		packet, packetOK := packetID(req.Header.Values("X-Packet-ID"))
 		if packetOK && packet != "" {
 			header.Set("X-Packet-ID", packet)
@@ -178,7 +138,7 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 				slog.String("packet_id", packet),
 				slog.String("user", caller.User),
 				slog.String("key", caller.KeyName),
-				slog.String("remote", remoteAddr(req)),
+				slog.String("remote", remoteAddr(req.RemoteAddr)),
 				slog.String("method", req.Method),
 				slog.String("route", route),
 				slog.Int("status", c.Response().Status),
@@ -229,12 +189,19 @@ func newRequestID() string {
 	return hex.EncodeToString(b[:])
 }
 
-func remoteAddr(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
+func remoteAddr(addr string) string {
+	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
-		return r.RemoteAddr
+		return addr
 	}
 	return host
+}
+
+// standing are the headers that every response has.
+var standing = [][2]string{
+	{"Content-Type", "application/json; charset=utf-8"},
+	{"Cache-Control", "no-store"},
+	{"X-Content-Type-Options", "nosniff"},
 }
 
 // base is the path under which everything takes authentication.
@@ -252,7 +219,7 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 				Key:        r.Header.Values("X-Auth-Key"),
 				Username:   r.Header.Values("X-Auth-Username"),
 				ServiceKey: r.Header.Values("X-Auth-User-Service-Key"),
-				Addr:       remoteAddr(r),
+				Addr:       remoteAddr(r.RemoteAddr),
 			}, time.Now())
 			if err != nil {
 				return s.respond(c, envelope.Failed(authError(err)))
@@ -278,6 +245,9 @@ func (s *Server) serve(rt route) echo.HandlerFunc {
 		req.caller, _ = c.Get(keyCaller).(auth.Caller)
 		if !rt.permitted(req.caller) {
 			return s.respond(c, envelope.Failed(envelope.New(envelope.NotPermitted, "it lacks "+rt.permissions[0])))
+		}
+		if c.Request().ContentLength > s.opts.BodyLimit {
+			return s.respond(c, failed(tooLarge(s.opts.BodyLimit)))
 		}
 		var err error
 		if req.id, err = pathParam(c, "identifier"); err != nil {
@@ -327,7 +297,11 @@ func (s *Server) respond(c echo.Context, res *envelope.Response) error {
 		c.Set(keyError, res.Errors[0])
 	}
 	w, header := c.Response(), c.Response().Header()
-	header.Set("Content-Type", "application/json; charset=utf-8")
+	if last(c, res) {
+		header.Set("Connection", "close")
+		// Nor does the rest of what the client may be sending keep it.
+		_ = http.NewResponseController(w.Writer).SetReadDeadline(time.Now().Add(lingerTimeout))
+	}
 	if after := res.RetryAfter(); after > 0 {
 		header.Set("Retry-After", strconv.Itoa(int((after+time.Second-1)/time.Second)))
 	}
@@ -347,6 +321,23 @@ func (s *Server) respond(c echo.Context, res *envelope.Response) error {
 		s.log.Debug("response not taken", "error", err)
 	}
 	return nil
+}
+
+// last tells whether the response is the last one on its connection.
+func last(c echo.Context, res *envelope.Response) bool {
+	r := c.Request()
+	if _, known := c.Get(keyCaller).(auth.Caller); !known {
+		return true // a stranger gets one answer
+	}
+	// net/http drops a Content-Length beside chunks, and Transfer-Encoding in
+	// HTTP/1.0, without a word. A proxy before us may have read the request
+	// otherwise, and what follows it is not to be taken for another one (RFC
+	// 9112, 6.1 and 6.3).
+	if len(r.TransferEncoding) > 0 || !r.ProtoAtLeast(1, 1) {
+		return true
+	}
+	// The rest of a body that is too large is not waited for.
+	return len(res.Errors) > 0 && res.Errors[0].Code == envelope.BodyTooLarge
 }
 
 // notRouted answers what no route does: the wrong method, an unknown
@@ -402,7 +393,7 @@ func (s *Server) livez(c echo.Context) error {
 // readyz says whether libvirt answers now, and nothing else about the host.
 func (s *Server) readyz(c echo.Context) error {
 	c.Set(keyRoute, "/readyz")
-	if err := s.libvirt.Ready(c.Request().Context()); err != nil {
+	if err := s.libvirt.Answers(c.Request().Context()); err != nil {
 		e := envelope.New(envelope.Unavailable, "")
 		e.RetryAfter = retryAfter
 		return s.respond(c, envelope.Failed(e))

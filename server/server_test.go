@@ -281,7 +281,7 @@ func FuzzPatch(f *testing.F) {
 	f.Add(`{"memory":"2GiB"}`)
 	f.Add(`{"name":"x","os":"Linux","disks":[{"path":"/x"}]}`)
 	f.Fuzz(func(t *testing.T, text string) {
-		list, _, err := items([]byte(text))
+		list, _, err := items([]byte(text), maxActions)
 		if err != nil {
 			return
 		}
