@@ -2,3 +2,6 @@ package libvirtrpc
 
 // Asking is how many lists wait for their round, the one under way included.
 func (c *Client) Asking() int { return int(c.lists.waiting.Load()) }
+
+// LibraryCalls are the procedures that this package calls.
+var LibraryCalls = libraryCalls

@@ -14,43 +14,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// sample fills a value of any layout with something in every place.
-func sample(v reflect.Value) {
-	if v.Type() == valueType {
-		v.Set(reflect.ValueOf(*libvirt.NewTypedParamValueString("abc")))
-		return
-	}
-	switch v.Kind() {
-	case reflect.String:
-		v.SetString("somebody")
-	case reflect.Struct:
-		for i := range v.NumField() {
-			sample(v.Field(i))
-		}
-	case reflect.Slice:
-		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
-		sample(v.Index(0))
-	case reflect.Array:
-		for i := range v.Len() {
-			sample(v.Index(i))
-		}
-	case reflect.Float64:
-		v.SetFloat(1.5)
-	default:
-		if v.CanInt() {
-			v.SetInt(7)
-		} else {
-			v.SetUint(7)
-		}
-	}
-}
-
-func sampleOf(t reflect.Type) any {
-	v := reflect.New(t).Elem()
-	sample(v)
-	return v.Interface()
-}
-
 type dialer struct{ net.Conn }
 
 func (d dialer) Dial() (net.Conn, error) { return d.Conn, nil }
@@ -79,7 +42,7 @@ func TestTableAgainstGoLibvirt(t *testing.T) {
 			calls <- c
 			var reply []byte
 			if p, _ := Procedure(Program, c.number); p.Ret != nil {
-				v := sampleOf(p.Ret)
+				v := Sample(p.Ret)
 				if p.Name == "AuthList" {
 					v = libvirt.AuthListRet{Types: []libvirt.AuthType{0}}
 				}
@@ -118,7 +81,7 @@ func TestTableAgainstGoLibvirt(t *testing.T) {
 		}
 		var in []reflect.Value
 		for i := range m.Type().NumIn() {
-			in = append(in, reflect.ValueOf(sampleOf(m.Type().In(i))))
+			in = append(in, reflect.ValueOf(Sample(m.Type().In(i))))
 		}
 		out := m.Call(in)
 		if err, _ := out[len(out)-1].Interface().(error); err != nil {
@@ -144,7 +107,7 @@ func TestTableAgainstGoLibvirt(t *testing.T) {
 		if p.Ret == nil || p.Name == "AuthList" {
 			continue
 		}
-		ret := reflect.ValueOf(sampleOf(p.Ret))
+		ret := reflect.ValueOf(Sample(p.Ret))
 		for i := range results {
 			if diff := cmp.Diff(ret.Field(i).Interface(), out[i].Interface()); diff != "" {
 				t.Errorf("%s: what go-libvirt decoded differs:\n%s", p.Name, diff)
@@ -177,7 +140,7 @@ func TestRoundTrip(t *testing.T) {
 		}
 	}
 	for _, typ := range types {
-		for _, v := range []any{sampleOf(typ), reflect.Zero(typ).Interface()} {
+		for _, v := range []any{Sample(typ), reflect.Zero(typ).Interface()} {
 			b, err := Encode(v)
 			if strings.Contains(typ.Name(), "Stats") && err != nil {
 				t.Errorf("%v: %v", typ, err)
