@@ -190,6 +190,10 @@ func TestCheckRefuses(t *testing.T) {
 		{"length of 2^32-1", reflect.TypeFor[libvirt.ConnectGetTypeRet](), u32(math.MaxUint32, 0), errCount},
 		{"length without padding", reflect.TypeFor[libvirt.ConnectGetTypeRet](), append(u32(5), "abcde"...), errCount},
 		{"optional of two", reflect.TypeFor[libvirt.ConnectDomainEventCallbackRegisterAnyArgs](), append(u32(0, 2), make([]byte, 48)...), errOptional},
+		{"state of 256 in 8 bits", reflect.TypeFor[libvirt.DomainGetInfoRet](), append(u32(256), make([]byte, 28)...), errRange},
+		{"2^16 VCPUs in 16 bits", reflect.TypeFor[libvirt.DomainGetInfoRet](), append(append(u32(1), make([]byte, 16)...), u32(1<<16, 0, 0)...), errRange},
+		{"128 in 8 bits with a sign", reflect.TypeFor[struct{ N int8 }](), u32(128), errRange},
+		{"-129 in 8 bits with a sign", reflect.TypeFor[struct{ N int8 }](), u32(0xffffff7f), errRange},
 		{"trailing", reflect.TypeFor[libvirt.DomainGetStateRet](), u32(1, 2, 3), errTrailing},
 		{"empty expected", nil, u32(0), errTrailing},
 		{"parameter of type 0", stats, append(record, u32(1, 0, 0, 0)...), errParam},
@@ -269,8 +273,10 @@ func TestNoLayout(t *testing.T) {
 	if _, err := Encode((*libvirt.Domain)(nil)); err == nil {
 		t.Error("a nil pointer is encoded")
 	}
-	if _, err := Decode(reflect.TypeFor[libvirt.DomainGetInfoRet](), append(u32(256), make([]byte, 28)...)); !errors.Is(err, ErrMalformed) {
-		t.Errorf("a state of 256 in 8 bits: %v", err)
+	for _, n := range []uint32{127, 0xffffff80} {
+		if err := Check(reflect.TypeFor[struct{ N int8 }](), u32(n)); err != nil {
+			t.Errorf("%d in 8 bits with a sign: %v", int32(n), err)
+		}
 	}
 }
 
