@@ -108,7 +108,8 @@ func badXML(why string) error {
 
 // readXML finds the name and UUID in domain XML, and refuses what must not
 // reach libvirt's parser: a document type, with which XML expands to any size.
-// Everything else about the XML is libvirt's to judge.
+// The name and UUID have to be the ones that libvirt will find: a definition is
+// never replaced by them. Everything else about the XML is libvirt's to judge.
 func (d *newDomain) readXML() error {
 	if strings.TrimSpace(d.xml) == "" {
 		return badXML("the XML is empty")
@@ -118,6 +119,7 @@ func (d *newDomain) readXML() error {
 	}
 	dec := xml.NewDecoder(strings.NewReader(d.xml))
 	depth := 0
+	seen := map[string]bool{}
 	for {
 		tok, err := dec.Token()
 		if err == io.EOF {
@@ -136,17 +138,30 @@ func (d *newDomain) readXML() error {
 			if depth == 1 && t.Name.Local != "domain" {
 				return badXML("the XML is not a <domain> but a <" + t.Name.Local + ">")
 			}
-			if depth != 2 || t.Name.Local != "name" && t.Name.Local != "uuid" {
+			// libvirt reads string(./name[1]) and string(./uuid[1]): the first
+			// ones, of no namespace, with the text of elements inside.
+			if depth != 2 || t.Name.Space != "" || seen[t.Name.Local] || t.Name.Local != "name" && t.Name.Local != "uuid" {
 				break
 			}
-			var text string
-			if err := dec.DecodeElement(&text, &t); err != nil {
+			seen[t.Name.Local] = true
+			var v struct {
+				Text  string     `xml:",chardata"`
+				Inner []struct{} `xml:",any"`
+			}
+			if err := dec.DecodeElement(&v, &t); err != nil {
 				return badXML("not XML: " + err.Error())
 			}
 			depth--
+			if len(v.Inner) > 0 {
+				return badXML("<" + t.Name.Local + "> has elements in it")
+			}
 			if t.Name.Local == "name" {
-				d.name = text
-			} else if u, err := libvirtrpc.ParseUUID(strings.TrimSpace(text)); err == nil {
+				d.name = v.Text
+			} else if text := strings.TrimSpace(v.Text); text != "" {
+				u, err := libvirtrpc.ParseUUID(text)
+				if err != nil { // libvirt reads forms that nobody writes
+					return badXML("uuid: " + err.Error())
+				}
 				d.uuid = &u
 			}
 		}

@@ -238,6 +238,40 @@ func TestCheckJSON(t *testing.T) {
 	}
 }
 
+// The name and UUID that are looked at are the ones that libvirt takes.
+func TestReadXML(t *testing.T) {
+	const id = "6695eb01-f6a4-8304-79aa-97f2502e193f"
+	for doc, want := range map[string]string{
+		`<domain><name>a</name></domain>`:                                             "a",
+		`<domain><name>a<!-- b -->c</name><uuid> ` + id + ` </uuid></domain>`:         "ac " + id,
+		`<domain><name>a</name><uuid>` + id + `</uuid><name>b</name></domain>`:        "a " + id,
+		`<domain><uuid>` + id + `</uuid><uuid/><name>a</name></domain>`:               "a " + id,
+		`<domain xmlns:x="u:x"><x:name>b</x:name><name>a</name></domain>`:             "a",
+		`<domain><os><name>b</name></os><name>a</name><uuid></uuid></domain>`:         "a",
+		`<domain><name>a<b>c</b></name></domain>`:                                     "elements in it",
+		`<domain><name>a</name><uuid>` + id[1:] + `</uuid></domain>`:                  "uuid: ",
+		`<domain><name>a</name><uuid>` + id[:20] + " " + id[20:] + `</uuid></domain>`: "uuid: ",
+		`<domain xmlns="u:x"><name>a</name></domain>`:                                 "name is not empty",
+		`<!DOCTYPE domain><domain><name>a</name></domain>`:                            "document type",
+		`<network><name>a</name></network>`:                                           "not a <domain>",
+		`<domain><name>a</domain>`:                                                    "not XML",
+		` `:                                                                           "empty",
+	} {
+		d := newDomain{xml: doc}
+		err := d.readXML()
+		got := d.name
+		if d.uuid != nil {
+			got += " " + d.uuid.String()
+		}
+		if err != nil {
+			got = err.Error()
+		}
+		if got != want && (err == nil || !strings.Contains(got, want)) {
+			t.Errorf("%s: %s, want %s", doc, got, want)
+		}
+	}
+}
+
 // What the check lets through, Go's own decoder reads as well, and the actions
 // that come out of it are whole.
 func FuzzPatch(f *testing.F) {
