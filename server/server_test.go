@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -21,6 +22,7 @@ import (
 
 	"virtgate/auth"
 	"virtgate/envelope"
+	"virtgate/libvirtrpc"
 )
 
 // open is a server that lets everybody in and has no libvirt; routes are the
@@ -269,6 +271,22 @@ func TestReadXML(t *testing.T) {
 		if got != want && (err == nil || !strings.Contains(got, want)) {
 			t.Errorf("%s: %s, want %s", doc, got, want)
 		}
+	}
+}
+
+// What is only read has no code of its own for what libvirt says, but its status.
+func TestRefusedReads(t *testing.T) {
+	for kind, want := range map[libvirtrpc.Kind]string{
+		libvirtrpc.Failed: "999 502", libvirtrpc.Denied: "999 403", libvirtrpc.Invalid: "999 400", libvirtrpc.TimedOut: "999 504",
+		libvirtrpc.NotFound: "42 404", libvirtrpc.Unsupported: "17 501", libvirtrpc.Lost: "10 503", libvirtrpc.NoAnswer: "12 504", libvirtrpc.Busy: "16 503",
+	} {
+		e := failed(&libvirtrpc.Error{Kind: kind, Code: 7, Message: "no"}).Errors[0]
+		if got := fmt.Sprint(e.Code, " ", e.HTTPStatus()); got != want || e.Libvirt != "no" || e.LibvirtCode != 7 {
+			t.Errorf("kind %v: %s %q, want %s", kind, got, e.Libvirt, want)
+		}
+	}
+	if e := failed(errors.New("a defect")).Errors[0]; e.Code != envelope.Internal || e.HTTPStatus() != 500 || e.Libvirt != "" {
+		t.Errorf("%+v", e)
 	}
 }
 
