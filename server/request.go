@@ -208,6 +208,8 @@ func checkName(name string) error {
 		return errors.New("a name is UTF-8")
 	case strings.ContainsFunc(name, func(c rune) bool { return c < 0x20 || c == 0x7f }):
 		return errors.New("a name has no control characters")
+	case strings.ContainsAny(name, "\uFFFD\uFFFE\uFFFF"): // the first stands for what cannot be held
+		return errors.New("a name has no characters that XML cannot hold")
 	}
 	return nil
 }

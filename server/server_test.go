@@ -290,6 +290,19 @@ func TestRefusedReads(t *testing.T) {
 	}
 }
 
+func TestCheckName(t *testing.T) {
+	for _, good := range []string{"a", "ü 1", strings.Repeat("x", 253), "a/b"} {
+		if err := checkName(good); err != nil {
+			t.Errorf("%q: %v", good, err)
+		}
+	}
+	for _, bad := range []string{"", strings.Repeat("x", 254), "a\nb", "\x7f", "\xff", "\ufffd", "\ufffe", "a\uffff"} {
+		if checkName(bad) == nil {
+			t.Errorf("%q is a name", bad)
+		}
+	}
+}
+
 // What the check lets through, Go's own decoder reads as well, and the actions
 // that come out of it are whole.
 func FuzzPatch(f *testing.F) {
