@@ -23,6 +23,8 @@ func TestDocsAreComplete(t *testing.T) {
 	for _, c := range envelope.Codes() {
 		status := fmt.Sprint(c.Status())
 		switch {
+		case c == envelope.Internal:
+			status = "500, or libvirt's"
 		case c == envelope.CreateFailed:
 			status = "400, or libvirt's"
 		case c.Status() == http.StatusBadGateway:

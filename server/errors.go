@@ -15,8 +15,9 @@ import (
 const retryAfter = 2 * time.Second
 
 // kindStatus is the HTTP status of each kind of libvirt error, for the codes
-// whose status is libvirt's to decide. The rest is 502.
+// whose status is libvirt's to decide.
 var kindStatus = map[libvirtrpc.Kind]int{
+	libvirtrpc.Failed:      http.StatusBadGateway,
 	libvirtrpc.NotFound:    http.StatusNotFound,
 	libvirtrpc.Exists:      http.StatusConflict,
 	libvirtrpc.Invalid:     http.StatusBadRequest,

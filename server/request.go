@@ -217,6 +217,8 @@ func checkName(name string) error {
 		return errors.New("a name is UTF-8")
 	case strings.ContainsFunc(name, func(c rune) bool { return c < 0x20 || c == 0x7f }):
 		return errors.New("a name has no control characters")
+	case strings.ContainsRune(name, utf8.RuneError): // it stands for what was no character
+		return errors.New("a name has no replacement characters (U+FFFD)")
 	case !domainxml.Text(name):
 		return errors.New("a name has only characters that XML can hold")
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -22,6 +23,7 @@ import (
 
 	"virtgate/auth"
 	"virtgate/envelope"
+	"virtgate/libvirtrpc"
 )
 
 // open is a server that lets everybody in and has no libvirt; routes are the
@@ -274,48 +276,33 @@ func TestCheckJSON(t *testing.T) {
 	}
 }
 
-// What the check lets through, Go's own decoder reads as well, and the actions
-// that come out of it are whole.
-func FuzzPatch(f *testing.F) {
-	f.Add(`[{"power_mgt":{"request":"start","type":"ACPI_POWER_BTN"}},{"name":"x","depends":0}]`)
-	f.Add(`{"memory":"2GiB"}`)
-	f.Add(`{"name":"x","os":"Linux","disks":[{"path":"/x"}]}`)
-	f.Fuzz(func(t *testing.T, text string) {
-		list, _, err := items([]byte(text), maxActions)
-		if err != nil {
-			return
+func TestCheckName(t *testing.T) {
+	for _, good := range []string{"a", "ü 1", strings.Repeat("x", 253), "a/b"} {
+		if err := checkName(good); err != nil {
+			t.Errorf("%q: %v", good, err)
 		}
-		for i, raw := range list {
-			if !json.Valid(raw) {
-				t.Fatalf("not JSON: %s", raw)
-			}
-			if a, err := decodeAction(raw, i); err == nil && (a.do == nil || a.permission == "" || a.message.Action == "") {
-				t.Errorf("half an action of %s", raw)
-			}
-			decodeNewDomain(raw)
+	}
+	for _, bad := range []string{"", strings.Repeat("x", 254), "a\nb", "\x7f", "\xff", "\ufffd", "\ufffe", "a\uffff"} {
+		if checkName(bad) == nil {
+			t.Errorf("%q is a name", bad)
 		}
-	})
+	}
 }
 
-func FuzzList(f *testing.F) {
-	f.Add("state=running,0&active=1&search=x&order=ram&direction=desc&page=2&per_page=3&fields=name")
-	f.Add("name.contains=a&match=any&state=other")
-	f.Fuzz(func(t *testing.T, raw string) {
-		q, err := parseQuery(raw)
-		if err != nil {
-			return
+// What is only read has no code of its own for what libvirt says, but its status.
+func TestRefusedReads(t *testing.T) {
+	for kind, want := range map[libvirtrpc.Kind]string{
+		libvirtrpc.Failed: "999 502", libvirtrpc.Denied: "999 403", libvirtrpc.Invalid: "999 400", libvirtrpc.TimedOut: "999 504",
+		libvirtrpc.NotFound: "42 404", libvirtrpc.Unsupported: "17 501", libvirtrpc.Lost: "10 503", libvirtrpc.NoAnswer: "12 504", libvirtrpc.Busy: "16 503",
+	} {
+		e := failed(&libvirtrpc.Error{Kind: kind, Code: 7, Message: "no"}).Errors[0]
+		if got := fmt.Sprint(e.Code, " ", e.HTTPStatus()); got != want || e.Libvirt != "no" || e.LibvirtCode != 7 {
+			t.Errorf("kind %v: %s %q, want %s", kind, got, e.Libvirt, want)
 		}
-		var r listDomainsReq
-		req := &request{query: q, http: httptest.NewRequest("GET", "/", nil)}
-		if r.decode(req) != nil || q.unknown() != nil {
-			return
-		}
-		ds := []*domain{{Name: "a"}, {Name: "b"}, {Name: "c"}}
-		res := r.respond(ds)
-		if res.Info.Count != len(res.Results) || res.Info.TotalCount != 3 || !json.Valid(res.Bytes()) {
-			t.Errorf("%q: %+v", raw, res.Info)
-		}
-	})
+	}
+	if e := failed(errors.New("a defect")).Errors[0]; e.Code != envelope.Internal || e.HTTPStatus() != 500 || e.Libvirt != "" {
+		t.Errorf("%+v", e)
+	}
 }
 
 func TestPages(t *testing.T) {

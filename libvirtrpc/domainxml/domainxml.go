@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"libvirt.org/go/libvirtxml"
 
@@ -125,7 +126,12 @@ func (s *Spec) XML(host *libvirtrpc.Host) (string, error) {
 		}
 		finishQEMU(&d, guest.Arch, hyper, p)
 	}
-	return d.Marshal()
+	doc, err := d.Marshal()
+	if strings.ContainsRune(doc, utf8.RuneError) {
+		// It was put in the place of one; a path would be that of another file.
+		return "", errors.New("a text has a character that XML cannot hold")
+	}
+	return doc, err
 }
 
 // choose finds what runs the guest: kvm where the host says that it works, else

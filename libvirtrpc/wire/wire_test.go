@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -376,37 +375,6 @@ func TestCloseEndsEverything(t *testing.T) {
 	}
 	if !errors.Is(conn.Err(), net.ErrClosed) {
 		t.Errorf("Err %v", conn.Err())
-	}
-}
-
-// Data that comes before the reply is held back; the end is confirmed with
-// FINISH; what the library sees is in order.
-func TestStreamBeforeReply(t *testing.T) {
-	conn, p := pair(t, Options{})
-	request(t, conn, p, download, 1)
-	go func() {
-		p.send(frame(TypeStream, StatusContinue, download, 1, "one"),
-			frame(TypeReply, StatusOK, download, 1, ""),
-			frame(TypeStream, StatusContinue, download, 1, "two"),
-			frame(TypeStream, StatusContinue, download, 1, ""))
-		if f := p.receive(); f.Type != TypeStream || f.Status != StatusOK || f.Serial != 1 {
-			t.Errorf("the end is answered with %v, want FINISH", f.Header)
-		}
-		p.send(frame(TypeStream, StatusOK, download, 1, ""))
-	}()
-	var got []string
-	for range 4 {
-		f, err := next(conn)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got = append(got, fmt.Sprintf("%d/%d %s", f.Type, f.Status, f.Payload))
-	}
-	if want := "[1/0  3/2 one 3/2 two 3/0 ]"; fmt.Sprint(got) != want {
-		t.Errorf("got %v, want %s", got, want)
-	}
-	if s := conn.Streams(); len(s) != 0 {
-		t.Errorf("streams left: %v", s)
 	}
 }
 
