@@ -139,7 +139,7 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 				slog.String("user", caller.User),
 				slog.String("key", caller.KeyName),
 				slog.String("remote", remoteAddr(req.RemoteAddr)),
-				slog.String("method", req.Method),
+				slog.String("method", req.Method[:min(len(req.Method), maxMethod)]),
 				slog.String("route", route),
 				slog.Int("status", c.Response().Status),
 				slog.Duration("duration", time.Since(start)),
@@ -162,6 +162,9 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		return nil
 	}
 }
+
+// maxMethod is how much of a method is logged: it may be as long as a header.
+const maxMethod = 16
 
 var badPacketID = envelope.New(envelope.BadRequest, "X-Packet-ID is printable ASCII, once, at most 256 characters")
 
@@ -202,35 +205,6 @@ var standing = [][2]string{
 	{"Content-Type", "application/json; charset=utf-8"},
 	{"Cache-Control", "no-store"},
 	{"X-Content-Type-Options", "nosniff"},
-}
-
-// base is the path under which everything takes authentication.
-const base = "/libvirt"
-
-func underBase(path string) bool { return path == base || strings.HasPrefix(path, base+"/") }
-
-// authenticate runs before the router, so that who may not ask does not learn
-// what there is.
-func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
-	return func(c echo.Context) error {
-		r := c.Request()
-		if underBase(r.URL.Path) {
-			caller, err := s.auth.Authenticate(auth.Credentials{
-				Key:        r.Header.Values("X-Auth-Key"),
-				Username:   r.Header.Values("X-Auth-Username"),
-				ServiceKey: r.Header.Values("X-Auth-User-Service-Key"),
-				Addr:       remoteAddr(r.RemoteAddr),
-			}, time.Now())
-			if err != nil {
-				return s.respond(c, envelope.Failed(authError(err)))
-			}
-			c.Set(keyCaller, caller)
-		}
-		if e, ok := c.Get(keyError).(*envelope.Error); ok {
-			return s.respond(c, envelope.Failed(e))
-		}
-		return next(c)
-	}
 }
 
 // serve is the adapter between Echo and a route.

@@ -44,6 +44,7 @@ func open(t testing.TB, routes ...route) *Server {
 func body(t testing.TB, s http.Handler, method, path string, header ...string) (*httptest.ResponseRecorder, string) {
 	t.Helper()
 	r := httptest.NewRequest(method, path, nil)
+	r.Host = "localhost:8081"
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}
@@ -104,13 +105,17 @@ func TestTooManyFailures(t *testing.T) {
 }
 
 func TestGzip(t *testing.T) {
-	for size, want := range map[int]string{100: "", 5000: "gzip"} {
+	for _, c := range []struct {
+		size         int
+		accept, want string
+	}{{100, "gzip", ""}, {5000, "gzip", "gzip"}, {5000, "br, gzip;q=0.5", "gzip"}, {5000, "gzip;q=0", ""}, {5000, "br, GZIP ; q=0.000, *", ""}, {5000, "", ""}} {
+		size, want := c.size, c.want
 		s := open(t, route{"GET", "/libvirt/big", []string{"domains:read"}, func(context.Context, *request) *envelope.Response {
 			return &envelope.Response{Results: []json.RawMessage{envelope.Raw(strings.Repeat("x", size))}}
 		}})
-		w, b := body(t, s, "GET", "/libvirt/big", "Accept-Encoding", "gzip")
+		w, b := body(t, s, "GET", "/libvirt/big", "Accept-Encoding", c.accept)
 		if got := w.Header().Get("Content-Encoding"); got != want {
-			t.Errorf("%d bytes: Content-Encoding %q, want %q", size, got, want)
+			t.Errorf("%d bytes, accepted %q: Content-Encoding %q, want %q", size, c.accept, got, want)
 		}
 		if want == "gzip" {
 			z, err := gzip.NewReader(strings.NewReader(b))

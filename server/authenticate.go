@@ -1,0 +1,66 @@
+package server
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"virtgate/auth"
+	"virtgate/envelope"
+)
+
+// base is the path under which everything takes authentication.
+const base = "/libvirt"
+
+func underBase(path string) bool { return path == base || strings.HasPrefix(path, base+"/") }
+
+// authenticate runs before the router, so that who may not ask does not learn
+// what there is.
+func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		r := c.Request()
+		if underBase(r.URL.Path) {
+			caller, err := s.auth.Authenticate(auth.Credentials{
+				Key:        r.Header.Values("X-Auth-Key"),
+				Username:   r.Header.Values("X-Auth-Username"),
+				ServiceKey: r.Header.Values("X-Auth-User-Service-Key"),
+				Addr:       remoteAddr(r.RemoteAddr),
+			}, time.Now())
+			if err != nil {
+				return s.respond(c, envelope.Failed(authError(err)))
+			}
+			if caller.Anonymous() && led(r) {
+				return s.respond(c, envelope.Failed(envelope.New(envelope.NotPermitted,
+					"without credentials, only requests to an address or to localhost, and none from a page of another site")))
+			}
+			c.Set(keyCaller, caller)
+		}
+		if e, ok := c.Get(keyError).(*envelope.Error); ok {
+			return s.respond(c, envelope.Failed(e))
+		}
+		return next(c)
+	}
+}
+
+// crossOrigin refuses changes that a browser makes for a page of another site.
+var crossOrigin = http.NewCrossOriginProtection()
+
+// led tells whether a browser may have been led here by somebody else's page.
+// That only matters where requests need no credentials: any page can send
+// requests to the reader's own machine, and give its own host name the address
+// of this one to read the answers. So then a host name has to be localhost.
+func led(r *http.Request) bool {
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	host = strings.Trim(host, "[]")
+	if _, err := netip.ParseAddr(host); err != nil && host != "" && !strings.EqualFold(host, "localhost") {
+		return true
+	}
+	return crossOrigin.Check(r) != nil
+}
