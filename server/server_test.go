@@ -38,6 +38,11 @@ func open(t testing.TB, routes ...route) *Server {
 	return s
 }
 
+// getRoute is a route for readers.
+func getRoute(path string, h handler) route {
+	return route{method: "GET", path: path, permissions: []string{"domains:read"}, endpoint: endpoint{handle: h}}
+}
+
 func body(t testing.TB, s http.Handler, method, path string, header ...string) (*httptest.ResponseRecorder, string) {
 	t.Helper()
 	r := httptest.NewRequest(method, path, nil)
@@ -50,7 +55,7 @@ func body(t testing.TB, s http.Handler, method, path string, header ...string) (
 }
 
 func TestPanic(t *testing.T) {
-	s := open(t, route{"GET", "/libvirt/panic", []string{"domains:read"}, func(context.Context, *request) *envelope.Response { panic("secret") }})
+	s := open(t, getRoute("/libvirt/panic", func(context.Context, *request) *envelope.Response { panic("secret") }))
 	w, b := body(t, s, "GET", "/libvirt/panic", "X-Packet-ID", "7")
 	if want := `{"results":[],"success":false,"errors":[{"code":999,"message":"Internal error"}],"messages":[]}`; w.Code != 500 || strings.TrimSpace(b) != want || w.Header().Get("X-Packet-ID") != "7" {
 		t.Errorf("%d %s", w.Code, b)
@@ -102,9 +107,9 @@ func TestTooManyFailures(t *testing.T) {
 
 func TestGzip(t *testing.T) {
 	for size, want := range map[int]string{100: "", 5000: "gzip"} {
-		s := open(t, route{"GET", "/libvirt/big", []string{"domains:read"}, func(context.Context, *request) *envelope.Response {
+		s := open(t, getRoute("/libvirt/big", func(context.Context, *request) *envelope.Response {
 			return &envelope.Response{Results: []json.RawMessage{envelope.Raw(strings.Repeat("x", size))}}
-		}})
+		}))
 		w, b := body(t, s, "GET", "/libvirt/big", "Accept-Encoding", "gzip")
 		if got := w.Header().Get("Content-Encoding"); got != want {
 			t.Errorf("%d bytes: Content-Encoding %q, want %q", size, got, want)
@@ -165,11 +170,11 @@ func TestNotHTTP(t *testing.T) {
 // A shutdown lets requests under way finish.
 func TestShutdownWaits(t *testing.T) {
 	began, goOn := make(chan struct{}), make(chan struct{})
-	s := open(t, route{"GET", "/libvirt/slow", []string{"domains:read"}, func(context.Context, *request) *envelope.Response {
+	s := open(t, getRoute("/libvirt/slow", func(context.Context, *request) *envelope.Response {
 		close(began)
 		<-goOn
 		return &envelope.Response{}
-	}})
+	}))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -270,8 +275,7 @@ func FuzzList(f *testing.F) {
 			return
 		}
 		var r listDomainsReq
-		req := &request{query: q, http: httptest.NewRequest("GET", "/", nil)}
-		if r.decode(req) != nil || q.unknown() != nil {
+		if q.read(r.params()) != nil || r.decode(&request{http: httptest.NewRequest("GET", "/", nil)}) != nil {
 			return
 		}
 		ds := []*domain{{Name: "a"}, {Name: "b"}, {Name: "c"}}
@@ -297,8 +301,8 @@ func TestPages(t *testing.T) {
 		"order=name&direction=desc": {`"c""b""a"`, envelope.Page{Page: 1, PerPage: 3, Count: 3, TotalCount: 3, TotalPages: 1}},
 	} {
 		q, _ := parseQuery(raw)
-		l := domains.listing(q)
-		if err := q.unknown(); err != nil {
+		var l listing[domain]
+		if err := q.read(l.params(&domains)); err != nil {
 			t.Fatal(err)
 		}
 		res := l.respond([]*domain{{Name: "b", MemoryKiB: 2}, {Name: "c", MemoryKiB: 1}, {Name: "a", MemoryKiB: 2}})
