@@ -59,9 +59,10 @@ func TestImports(t *testing.T) {
 	const lib = "virtgate/libvirtrpc"
 	allowed := map[string][]string{
 		"virtgate":          {"virtgate/auth", "virtgate/server", lib, "github.com/spf13/viper", "github.com/spf13/pflag", "github.com/go-viper/encoding/ini", "github.com/lmittmann/tint", "golang.org/x/sync/errgroup"},
-		"virtgate/server":   {"virtgate/auth", "virtgate/envelope", lib, lib + "/domainxml", "github.com/labstack/echo/v4"},
+		"virtgate/server":   {"virtgate/auth", "virtgate/envelope", "virtgate/openapi", lib, lib + "/domainxml", "github.com/labstack/echo/v4"},
 		"virtgate/auth":     {},
 		"virtgate/envelope": {},
+		"virtgate/openapi":  {},
 		lib:                 {lib + "/wire", lib + "/xdr", "github.com/digitalocean/go-libvirt", "github.com/skeema/knownhosts", "golang.org/x/crypto/ssh", "golang.org/x/crypto/ssh/agent", "golang.org/x/sync/errgroup"},
 		lib + "/wire":       {},
 		lib + "/xdr":        {"github.com/digitalocean/go-libvirt"},

@@ -12,7 +12,7 @@ import (
 // change anything nor read, by whatever name it calls this server.
 func TestBrowserIsNotLedHere(t *testing.T) {
 	hit := func(context.Context, *request) *envelope.Response { return &envelope.Response{} }
-	s := open(t, route{"GET", "/libvirt/thing", []string{"domains:read"}, hit}, route{"POST", "/libvirt/thing", []string{"domains:read"}, hit})
+	s := open(t, methodRoute("GET", "/libvirt/thing", hit), methodRoute("POST", "/libvirt/thing", hit))
 	for _, c := range []struct {
 		method, host string
 		header       []string

@@ -10,6 +10,7 @@ import (
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
 	"virtgate/libvirtrpc/domainxml"
+	"virtgate/openapi"
 )
 
 type createDomainsReq struct {
@@ -33,16 +34,21 @@ const maxXML = 4 << 20
 // maxItems bounds one POST; the whole has one request's time.
 const maxItems = 64
 
+func (r *createDomainsReq) params() []param {
+	return []param{
+		boolean("start", "start it too; when that fails, the definition is removed again and the error says so", &r.start),
+		boolean("transient", "make a running domain without a definition instead", &r.transient),
+		boolean("paused", "with start or transient: started paused", &r.paused),
+		boolean("validate", "check the XML against libvirt's schema", &r.validate),
+	}
+}
+
 func (r *createDomainsReq) decode(in *request) error {
-	r.start = in.query.bool("start")
-	r.transient = in.query.bool("transient")
-	r.paused = in.query.bool("paused")
-	r.validate = in.query.bool("validate")
 	if r.paused && !r.start && !r.transient {
-		in.query.fail("paused", "it goes with start or transient")
+		return badParam("paused", "it goes with start or transient")
 	}
 	if r.start && r.transient {
-		in.query.fail("transient", "a transient domain is started anyway; leave start out")
+		return badParam("transient", "a transient domain is started anyway; leave start out")
 	}
 	body, err := in.body()
 	if err != nil {
@@ -68,6 +74,15 @@ func (r *createDomainsReq) decode(in *request) error {
 		r.items = append(r.items, d)
 	}
 	return nil
+}
+
+func (r *createDomainsReq) body() openapi.Media {
+	doc := openapi.Text().About("domain XML")
+	object := openapi.Of[newDomainObject]()
+	return openapi.Media{
+		Schema:  openapi.Either(doc, object, openapi.List(openapi.Either(doc, object)).Between(1, maxItems)),
+		Example: json.RawMessage(`{"name":"fedora-vm","os":"Linux"}`),
+	}
 }
 
 func decodeNewDomain(raw json.RawMessage) (newDomain, error) {
@@ -133,7 +148,7 @@ func (s *Server) createDomains(ctx context.Context, r createDomainsReq) (*envelo
 	ctx, cancel := s.finish(ctx)
 	defer cancel()
 	res := &envelope.Response{Created: true}
-	sel := domains.selected(&query{}, false)
+	sel := domains.all()
 	for i, item := range r.items {
 		d, err := s.createDomain(ctx, r, item)
 		if err != nil {
@@ -196,7 +211,7 @@ func (s *Server) createDomain(ctx context.Context, r createDomainsReq, item newD
 			return d, s.undoDefine(ctx, d, err)
 		}
 	}
-	return s.libvirt.GetDomain(ctx, libvirtrpc.ByUUID(d.UUID), domains.selected(&query{}, false).costs())
+	return s.libvirt.GetDomain(ctx, libvirtrpc.ByUUID(d.UUID), domains.all().costs())
 }
 
 // mustNotExist refuses a name or UUID that is taken: a definition is never

@@ -10,6 +10,7 @@ import (
 
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
+	"virtgate/openapi"
 )
 
 // action is one thing to do to a domain, decoded and checked.
@@ -31,22 +32,26 @@ type patchDomainReq struct {
 	ref     libvirtrpc.Ref
 	actions []action
 	array   bool
-	// remove is set for the request that the reference prints under DELETE: a
-	// PATCH without a body, with options.
-	remove *deleteDomainReq
+	// remove is the request that the reference prints under DELETE: a PATCH
+	// without a body, with options.
+	remove deleteDomainReq
 }
 
+func (r *patchDomainReq) params() []param { return r.remove.params() }
+
 func (r *patchDomainReq) decode(in *request) (err error) {
-	if r.ref, err = in.domain(); err != nil {
+	if r.ref, err = in.ref(); err != nil {
 		return err
 	}
 	body, err := in.body()
 	if err != nil {
 		return err
 	}
-	if _, ok := in.query.values["options"]; ok && len(body) == 0 {
-		r.remove = new(deleteDomainReq)
+	if r.remove.given && len(body) == 0 {
 		return r.remove.decode(in)
+	}
+	if r.remove.given {
+		return badParam("options", "they go without a body, and delete the domain")
 	}
 	list, array, err := items(body, maxActions)
 	if err != nil {
@@ -77,7 +82,7 @@ func (r *patchDomainReq) decode(in *request) (err error) {
 const maxActions = 64
 
 func (r *patchDomainReq) needs() []string {
-	if r.remove != nil {
+	if r.remove.given {
 		return []string{"domains:delete"}
 	}
 	var out []string
@@ -87,6 +92,22 @@ func (r *patchDomainReq) needs() []string {
 		}
 	}
 	return out
+}
+
+func (r *patchDomainReq) body() openapi.Media {
+	var kinds []*openapi.Schema
+	for _, k := range actions {
+		index := openapi.Number(32, 0)
+		kinds = append(kinds, openapi.Object(openapi.Map[*openapi.Schema]{
+			{Key: k.name, Value: k.schema().About(k.about)},
+			{Key: "depends", Value: openapi.Either(index, openapi.List(index)).About("places, from 0, of earlier actions that must have succeeded")},
+		}, k.name))
+	}
+	one := openapi.Either(kinds...).Named("Action", "One thing to do to a domain.")
+	return openapi.Media{
+		Schema:  openapi.Either(one, openapi.List(one).Between(1, maxActions)),
+		Example: json.RawMessage(`[{"memory":"1GiB"},{"power_mgt":{"request":"start","type":["paused"]},"depends":0}]`),
+	}
 }
 
 // decodeAction reads {"<action>": value} or {"<action>": value, "depends": …}.
@@ -111,16 +132,20 @@ func decodeAction(raw json.RawMessage, index int) (action, error) {
 		return a, envelope.New(envelope.BadAction, fmt.Sprintf("an object has exactly one action, this one has %d", len(object)))
 	}
 	for name, value := range object {
-		read, ok := actions[name]
-		if !ok {
-			return a, envelope.New(envelope.UnknownAction, printable(name)+"; there are "+strings.Join(actionNames, ", "))
+		i := slices.IndexFunc(actions, func(k actionKind) bool { return k.name == name })
+		if i < 0 {
+			return a, envelope.New(envelope.UnknownAction, printable(name)+"; there are "+actionNames())
 		}
+		k := &actions[i]
 		depends := a.depends
 		var err error
-		if a, err = read(value); err != nil {
+		if a, err = k.read(value); err != nil {
 			return a, err
 		}
-		a.depends = depends
+		a.depends, a.permission = depends, k.permission
+		if a.message.Action == "" {
+			a.message.Action, a.code = k.name, k.failed
+		}
 	}
 	return a, nil
 }
@@ -146,15 +171,50 @@ func decodeDepends(raw json.RawMessage, index int) ([]int, error) {
 	return out, nil
 }
 
-var actionNames = []string{"power_mgt", "name", "memory", "max_memory", "autostart"}
+// actionKind is one key of a PATCH.
+type actionKind struct {
+	name, about string
+	permission  string
+	// failed is the code when libvirt refuses for its own reasons; others are
+	// those of a bad value, or when the state of things is the reason.
+	failed envelope.Code
+	others []envelope.Code
+	schema func() *openapi.Schema // of the value
+	read   func(json.RawMessage) (action, error)
+}
 
-// actions are the keys of a PATCH, each with what reads its value.
-var actions = map[string]func(json.RawMessage) (action, error){
-	"power_mgt":  decodePower,
-	"name":       decodeRename,
-	"memory":     decodeMemory,
-	"max_memory": decodeMaxMemory,
-	"autostart":  decodeAutostart,
+var actions = []actionKind{
+	{name: "power_mgt", about: "what to do with its power", permission: "domains:power",
+		others: powerCodes(), schema: powerSchema, read: decodePower},
+	{name: "name", about: "a new name; the domain has to be off", permission: "domains:update",
+		failed: envelope.RenameFailed, others: []envelope.Code{envelope.BadIdentifier, envelope.Exists},
+		schema: nameSchema, read: decodeRename},
+	{name: "memory", about: "memory of the running domain, or of the definition when it is off", permission: "domains:update",
+		failed: envelope.MemoryFailed, schema: kib(0).Schema, read: memoryAction("Memory set", (*libvirtrpc.Client).SetMemory)},
+	{name: "max_memory", about: "memory that it can be given; the domain has to be off", permission: "domains:update",
+		failed: envelope.MaxMemoryFailed, schema: kib(0).Schema, read: memoryAction("Maximum memory set", (*libvirtrpc.Client).SetMaxMemory)},
+	{name: "autostart", about: "whether it starts with its host", permission: "domains:update",
+		failed: envelope.AutostartFailed, schema: openapi.Truth, read: decodeAutostart},
+}
+
+func actionNames() string {
+	var out []string
+	for _, k := range actions {
+		out = append(out, k.name)
+	}
+	return strings.Join(out, ", ")
+}
+
+// actionCodes are the codes that actions fail with.
+func actionCodes() []envelope.Code {
+	out := []envelope.Code{envelope.BadPatch, envelope.BadAction, envelope.UnknownAction, envelope.Skipped}
+	for _, k := range actions {
+		if k.failed != 0 {
+			out = append(out, k.failed)
+		}
+		out = append(out, k.others...)
+	}
+	return out
 }
 
 func decodeRename(raw json.RawMessage) (action, error) {
@@ -166,9 +226,7 @@ func decodeRename(raw json.RawMessage) (action, error) {
 		return action{}, envelope.New(envelope.BadIdentifier, err.Error())
 	}
 	return action{
-		message:    envelope.Done{Action: "name", Text: "Domain renamed"},
-		code:       envelope.RenameFailed,
-		permission: "domains:update",
+		message: envelope.Done{Text: "Domain renamed"},
 		do: func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID) error {
 			return c.Rename(ctx, u, *name)
 		},
@@ -179,39 +237,19 @@ func decodeRename(raw json.RawMessage) (action, error) {
 	}, nil
 }
 
-func decodeMemory(raw json.RawMessage) (action, error) {
-	kib, err := decodeKiB(raw)
-	return action{
-		message:    envelope.Done{Action: "memory", Text: "Memory set"},
-		code:       envelope.MemoryFailed,
-		permission: "domains:update",
-		do: func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID) error {
-			return c.SetMemory(ctx, u, kib)
-		},
-	}, err
-}
-
-func decodeMaxMemory(raw json.RawMessage) (action, error) {
-	kib, err := decodeKiB(raw)
-	return action{
-		message:    envelope.Done{Action: "max_memory", Text: "Maximum memory set"},
-		code:       envelope.MaxMemoryFailed,
-		permission: "domains:update",
-		do: func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID) error {
-			return c.SetMaxMemory(ctx, u, kib)
-		},
-	}, err
-}
-
-func decodeKiB(raw json.RawMessage) (uint64, error) {
-	kib, err := parseKiB(raw)
-	if err == nil && kib == 0 {
-		err = errors.New("memory is more than nothing")
+func memoryAction(done string, set func(*libvirtrpc.Client, context.Context, libvirtrpc.UUID, uint64) error) func(json.RawMessage) (action, error) {
+	return func(raw json.RawMessage) (action, error) {
+		var amount kib
+		if err := amount.UnmarshalJSON(raw); err != nil {
+			return action{}, envelope.New(envelope.BadAction, err.Error())
+		}
+		return action{
+			message: envelope.Done{Text: done},
+			do: func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID) error {
+				return set(c, ctx, u, uint64(amount))
+			},
+		}, nil
 	}
-	if err != nil {
-		return 0, envelope.New(envelope.BadAction, err.Error())
-	}
-	return kib, nil
 }
 
 func decodeAutostart(raw json.RawMessage) (action, error) {
@@ -224,9 +262,7 @@ func decodeAutostart(raw json.RawMessage) (action, error) {
 		text = "Autostart enabled"
 	}
 	return action{
-		message:    envelope.Done{Action: "autostart", Text: text},
-		code:       envelope.AutostartFailed,
-		permission: "domains:update",
+		message: envelope.Done{Text: text},
 		do: func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID) error {
 			return c.SetAutostart(ctx, u, *on)
 		},
@@ -236,8 +272,8 @@ func decodeAutostart(raw json.RawMessage) (action, error) {
 // patchDomain runs the actions in their order. Later ones run even when an
 // earlier one failed, unless they depend on it.
 func (s *Server) patchDomain(ctx context.Context, r patchDomainReq) (*envelope.Response, error) {
-	if r.remove != nil {
-		return s.deleteDomain(ctx, *r.remove)
+	if r.remove.given {
+		return s.deleteDomain(ctx, r.remove)
 	}
 	ctx, cancel := s.finish(ctx)
 	defer cancel()

@@ -2,46 +2,59 @@ package server
 
 import (
 	"context"
-	"net/http"
+	"slices"
 
 	"virtgate/auth"
 	"virtgate/envelope"
+	"virtgate/openapi"
 )
 
-// route is one row of the table: what can be asked, and the permission that it
-// takes. A caller needs at least one of the permissions to be heard at all;
-// where the request itself decides (PATCH may switch a domain off or rename
-// it), its decoded form says which of them, see needer.
+// route is one row of the table: what can be asked, the permission that it
+// takes, and what it means. A caller needs at least one of the permissions to be
+// heard at all; where the request itself decides (PATCH may switch a domain off
+// or rename it), its decoded form says which of them, see needer.
 type route struct {
 	method, path string
+	key          *key // how the path names an object, in paths that do
 	permissions  []string
-	handle       handler
+	operation
+	endpoint
+}
+
+// operation is what a route means to its clients, besides what its request type
+// says of itself.
+type operation struct {
+	id, summary string
+	about       string // more, in Markdown
+	result      *openapi.Schema
+	results     count
+	// errors are the codes that it can fail with, besides those that any request
+	// of its kind can: see declaredCodes.
+	errors []envelope.Code
+}
+
+// count is how many results a success has.
+type count int
+
+const (
+	none    count = iota
+	maybe         // none or one
+	one           // exactly one
+	many          // any number, and result_info
+	created       // one for each that was asked for, with 201
+)
+
+// endpoint is a request type, and what is done with its requests.
+type endpoint struct {
+	params  []param
+	body    *openapi.Media // nil: none is taken
+	libvirt bool           // libvirt is asked
+	handle  handler
 }
 
 // handler answers a request that is authenticated and whose caller has one of
 // the route's permissions.
 type handler func(context.Context, *request) *envelope.Response
-
-// routes is the whole API. GET answers HEAD as well.
-func (s *Server) routes() []route {
-	var out []route
-	add := func(method, path string, h handler, permissions ...string) {
-		out = append(out, route{method, "/libvirt" + path, permissions, h})
-	}
-	add(http.MethodGet, "/version", adapt(s.version), "domains:read")
-	add(http.MethodGet, "/domains", adapt(s.listDomains), "domains:read")
-	add(http.MethodPost, "/domains", adapt(s.createDomains), "domains:create")
-	// One row for each way to name a domain: the router then knows them, and
-	// anything else in their place is 101.
-	for _, by := range []string{"by-name", "by-uuid", "by-id"} {
-		one := "/domains/" + by + "/:identifier"
-		add(http.MethodGet, one, adapt(s.getDomain), "domains:read")
-		add(http.MethodPatch, one, adapt(s.patchDomain), "domains:power", "domains:update", "domains:delete")
-		add(http.MethodDelete, one, adapt(s.deleteDomain), "domains:delete")
-		add(http.MethodGet, one+"/xml_desc", adapt(s.domainXML), "domains:read", "domains:secure")
-	}
-	return out
-}
 
 // Route is a row of the route table, for who describes or checks the API.
 type Route struct {
@@ -59,9 +72,21 @@ func (s *Server) Routes() []Route {
 }
 
 // decoder is a request type that can read itself, strictly, from what the
-// client sent. Nothing has reached libvirt when it refuses.
+// client sent: its query parameters, and then the rest. Nothing has reached
+// libvirt when it refuses.
 type decoder interface {
+	params() []param
 	decode(*request) error
+}
+
+// noParams is a part of request types that take no query parameters.
+type noParams struct{}
+
+func (noParams) params() []param { return nil }
+
+// carrier is a request type that takes a body.
+type carrier interface {
+	body() openapi.Media
 }
 
 // needer is a request type whose content decides which permissions it takes,
@@ -70,17 +95,26 @@ type needer interface {
 	needs() []string
 }
 
-// adapt is the one way from a function over Go types to a handler.
+// adapt is the one way from a function over Go types to an endpoint.
 func adapt[Req any, P interface {
 	*Req
 	decoder
-}](do func(context.Context, Req) (*envelope.Response, error)) handler {
-	return func(ctx context.Context, r *request) *envelope.Response {
+}](do func(context.Context, Req) (*envelope.Response, error)) endpoint {
+	e := endpoint{params: P(new(Req)).params(), libvirt: true}
+	if c, ok := any(new(Req)).(carrier); ok {
+		body := c.body()
+		e.body = &body
+	}
+	e.handle = func(ctx context.Context, r *request) *envelope.Response {
 		var req Req
-		if err := P(&req).decode(r); err != nil {
+		query, err := parseQuery(r.http.URL.RawQuery)
+		if err == nil {
+			err = query.read(P(&req).params())
+		}
+		if err != nil {
 			return failed(err)
 		}
-		if err := r.query.unknown(); err != nil {
+		if err := P(&req).decode(r); err != nil {
 			return failed(err)
 		}
 		if n, ok := any(&req).(needer); ok {
@@ -96,14 +130,14 @@ func adapt[Req any, P interface {
 		}
 		return res
 	}
+	return e
 }
+
+// public tells whether anybody may ask. Under base nobody may ask for what
+// declares no permission.
+func (rt *route) public() bool { return !underBase(rt.path) }
 
 // permitted tells whether the caller has one of the route's permissions.
 func (rt *route) permitted(c auth.Caller) bool {
-	for _, p := range rt.permissions {
-		if c.Allowed(p) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(rt.permissions, c.Allowed)
 }

@@ -80,8 +80,6 @@ func New(o Options) *Server {
 	for _, rt := range s.table {
 		add(rt.method, rt.path, s.serve(rt))
 	}
-	add(http.MethodGet, "/livez", s.livez)
-	add(http.MethodGet, "/readyz", s.readyz)
 	for path, methods := range allow {
 		// Echo would answer OPTIONS by itself, without the envelope.
 		s.echo.OPTIONS(path, func(c echo.Context) error {
@@ -209,15 +207,11 @@ var standing = [][2]string{
 
 // serve is the adapter between Echo and a route.
 func (s *Server) serve(rt route) echo.HandlerFunc {
-	by := ""
-	if parts := strings.Split(rt.path, "/"); len(parts) > 3 {
-		by = parts[3]
-	}
 	return func(c echo.Context) error {
 		c.Set(keyRoute, rt.path)
-		req := &request{by: by, http: c.Request()}
+		req := &request{key: rt.key, http: c.Request()}
 		req.caller, _ = c.Get(keyCaller).(auth.Caller)
-		if !rt.permitted(req.caller) {
+		if !rt.public() && !rt.permitted(req.caller) {
 			return s.respond(c, envelope.Failed(envelope.New(envelope.NotPermitted, "it lacks "+rt.permissions[0])))
 		}
 		if c.Request().ContentLength > s.opts.BodyLimit {
@@ -226,9 +220,6 @@ func (s *Server) serve(rt route) echo.HandlerFunc {
 		var err error
 		if req.id, err = pathParam(c, "identifier"); err != nil {
 			return s.respond(c, failed(envelope.New(envelope.BadURL, "the path cannot be decoded")))
-		}
-		if req.query, err = parseQuery(c.Request().URL.RawQuery); err != nil {
-			return s.respond(c, failed(err))
 		}
 		return s.respond(c, rt.handle(c.Request().Context(), req))
 	}
@@ -331,7 +322,7 @@ func (s *Server) notRouted(err error, c echo.Context) {
 			e = envelope.New(envelope.MethodNotAllowed, "this path takes "+allow)
 		}
 	case errors.As(err, &he) && he.Code == http.StatusNotFound:
-		e = unknownPath(c.Request().URL.EscapedPath())
+		e = s.unknownPath(c.Request().URL.EscapedPath())
 	default:
 		s.log.Error("unexpected", "error", err)
 		e = envelope.New(envelope.Internal, "")
@@ -340,39 +331,53 @@ func (s *Server) notRouted(err error, c echo.Context) {
 }
 
 // unknownPath says which part of a path means nothing.
-func unknownPath(path string) *envelope.Error {
+func (s *Server) unknownPath(path string) *envelope.Error {
 	if !underBase(path) {
 		return envelope.New(envelope.BadURL, "everything is under "+base+"/")
 	}
 	parts := strings.Split(strings.Trim(strings.TrimPrefix(path, base), "/"), "/")
+	collections := s.below()
+	if !slices.Contains(collections, parts[0]) {
+		return envelope.New(envelope.BadSubsystem, "there are "+strings.Join(collections, ", "))
+	}
+	keys := s.below(parts[0])
 	switch {
-	case parts[0] != "domains" && parts[0] != "version":
-		return envelope.New(envelope.BadSubsystem, "there are domains, version")
-	case parts[0] == "version" || len(parts) == 1:
+	case len(keys) == 0 || len(parts) == 1:
 		return envelope.New(envelope.BadParameter, "")
-	case parts[1] != "by-name" && parts[1] != "by-uuid" && parts[1] != "by-id":
-		return envelope.New(envelope.BadSearchKey, "there are by-name, by-uuid, by-id")
+	case !slices.Contains(keys, parts[1]):
+		return envelope.New(envelope.BadSearchKey, "there are "+strings.Join(keys, ", "))
 	case len(parts) == 2 || parts[2] == "":
 		return envelope.New(envelope.BadIdentifier, "it is missing")
 	}
-	return envelope.New(envelope.BadParameter, "there is xml_desc")
+	return envelope.New(envelope.BadParameter, "there is "+strings.Join(s.below(parts[0], parts[1], ":identifier"), ", "))
+}
+
+// below are the parts that can follow these parts of a path, in the table's
+// order.
+func (s *Server) below(parts ...string) []string {
+	var out []string
+	prefix := strings.Join(append([]string{base}, parts...), "/") + "/"
+	for _, rt := range s.table {
+		rest, ok := strings.CutPrefix(rt.path, prefix)
+		next, _, _ := strings.Cut(rest, "/")
+		if ok && !slices.Contains(out, next) {
+			out = append(out, next)
+		}
+	}
+	return out
 }
 
 // livez says that the process is there.
-func (s *Server) livez(c echo.Context) error {
-	c.Set(keyRoute, "/livez")
-	return s.respond(c, &envelope.Response{})
-}
+func (s *Server) livez(context.Context, *request) *envelope.Response { return &envelope.Response{} }
 
 // readyz says whether libvirt answers now, and nothing else about the host.
-func (s *Server) readyz(c echo.Context) error {
-	c.Set(keyRoute, "/readyz")
-	if err := s.libvirt.Answers(c.Request().Context()); err != nil {
+func (s *Server) readyz(ctx context.Context, _ *request) *envelope.Response {
+	if err := s.libvirt.Answers(ctx); err != nil {
 		e := envelope.New(envelope.Unavailable, "")
 		e.RetryAfter = retryAfter
-		return s.respond(c, envelope.Failed(e))
+		return envelope.Failed(e)
 	}
-	return s.respond(c, &envelope.Response{})
+	return &envelope.Response{}
 }
 
 // finish is the context of a request that changes things: once begun it goes on

@@ -41,6 +41,13 @@ func open(t testing.TB, routes ...route) *Server {
 	return s
 }
 
+// getRoute is a route for readers.
+func getRoute(path string, h handler) route { return methodRoute("GET", path, h) }
+
+func methodRoute(method, path string, h handler) route {
+	return route{method: method, path: path, permissions: []string{"domains:read"}, endpoint: endpoint{handle: h}}
+}
+
 func body(t testing.TB, s http.Handler, method, path string, header ...string) (*httptest.ResponseRecorder, string) {
 	t.Helper()
 	r := httptest.NewRequest(method, path, nil)
@@ -54,7 +61,7 @@ func body(t testing.TB, s http.Handler, method, path string, header ...string) (
 }
 
 func TestPanic(t *testing.T) {
-	s := open(t, route{"GET", "/libvirt/panic", []string{"domains:read"}, func(context.Context, *request) *envelope.Response { panic("secret") }})
+	s := open(t, getRoute("/libvirt/panic", func(context.Context, *request) *envelope.Response { panic("secret") }))
 	w, b := body(t, s, "GET", "/libvirt/panic", "X-Packet-ID", "7")
 	if want := `{"results":[],"success":false,"errors":[{"code":999,"message":"Internal error"}],"messages":[]}`; w.Code != 500 || strings.TrimSpace(b) != want || w.Header().Get("X-Packet-ID") != "7" {
 		t.Errorf("%d %s", w.Code, b)
@@ -110,9 +117,9 @@ func TestGzip(t *testing.T) {
 		accept, want string
 	}{{100, "gzip", ""}, {5000, "gzip", "gzip"}, {5000, "br, gzip;q=0.5", "gzip"}, {5000, "gzip;q=0", ""}, {5000, "br, GZIP ; q=0.000, *", ""}, {5000, "", ""}} {
 		size, want := c.size, c.want
-		s := open(t, route{"GET", "/libvirt/big", []string{"domains:read"}, func(context.Context, *request) *envelope.Response {
+		s := open(t, getRoute("/libvirt/big", func(context.Context, *request) *envelope.Response {
 			return &envelope.Response{Results: []json.RawMessage{envelope.Raw(strings.Repeat("x", size))}}
-		}})
+		}))
 		w, b := body(t, s, "GET", "/libvirt/big", "Accept-Encoding", c.accept)
 		if got := w.Header().Get("Content-Encoding"); got != want {
 			t.Errorf("%d bytes, accepted %q: Content-Encoding %q, want %q", size, c.accept, got, want)
@@ -146,7 +153,7 @@ func TestHeadIsGetWithoutBody(t *testing.T) {
 	big := func(context.Context, *request) *envelope.Response {
 		return &envelope.Response{Results: []json.RawMessage{envelope.Raw(strings.Repeat("x", 5000))}}
 	}
-	s := open(t, route{"GET", "/libvirt/big", []string{"domains:read"}, big}, route{"HEAD", "/libvirt/big", []string{"domains:read"}, big})
+	s := open(t, getRoute("/libvirt/big", big), methodRoute("HEAD", "/libvirt/big", big))
 	for _, accept := range []string{"gzip", "identity"} {
 		get, b := body(t, s, "GET", "/libvirt/big", "Accept-Encoding", accept)
 		head, none := body(t, s, "HEAD", "/libvirt/big", "Accept-Encoding", accept)
@@ -208,11 +215,11 @@ func TestNotHTTP(t *testing.T) {
 // A shutdown lets requests under way finish.
 func TestShutdownWaits(t *testing.T) {
 	began, goOn := make(chan struct{}), make(chan struct{})
-	s := open(t, route{"GET", "/libvirt/slow", []string{"domains:read"}, func(context.Context, *request) *envelope.Response {
+	s := open(t, getRoute("/libvirt/slow", func(context.Context, *request) *envelope.Response {
 		close(began)
 		<-goOn
 		return &envelope.Response{}
-	}})
+	}))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -325,8 +332,8 @@ func TestPages(t *testing.T) {
 		"order=name&direction=desc": {`"c""b""a"`, envelope.Page{Page: 1, PerPage: 3, Count: 3, TotalCount: 3, TotalPages: 1}},
 	} {
 		q, _ := parseQuery(raw)
-		l := domains.listing(q)
-		if err := q.unknown(); err != nil {
+		var l listing[domain]
+		if err := q.read(l.params(&domains)); err != nil {
 			t.Fatal(err)
 		}
 		res := l.respond([]*domain{{Name: "b", MemoryKiB: 2}, {Name: "c", MemoryKiB: 1}, {Name: "a", MemoryKiB: 2}})
