@@ -71,6 +71,9 @@ func attempt[T any](ctx context.Context, c *Client, o op, fn func(*libvirt.Libvi
 		return zero, err
 	}
 	counted(ctx)
+	if pass != nil {
+		c.pool.gated(cn)
+	}
 
 	type answer struct {
 		v   T
@@ -86,7 +89,7 @@ func attempt[T any](ctx context.Context, c *Client, o op, fn func(*libvirt.Libvi
 		v, err := fn(cn.lv)
 		answered <- answer{v, err}
 		late := !state.CompareAndSwap(0, 2)
-		c.pool.release(cn, late)
+		c.pool.release(cn, late, pass != nil)
 		pass.leave(!died(err))
 	}()
 	abandon := func() {

@@ -37,6 +37,7 @@ type pool struct {
 	onChange func(first bool) // see Client.connectionsChanged
 	noEvents atomic.Bool      // the driver has no events
 	noStats  atomic.Bool      // nor stats
+	linger   time.Duration    // lingerFor, but in tests
 
 	mu      sync.Mutex
 	conns   []*conn
@@ -46,7 +47,7 @@ type pool struct {
 }
 
 func newPool(o *Options, event func(wire.Frame), onChange func(first bool)) *pool {
-	return &pool{opts: o, event: event, onChange: onChange, up: make(chan struct{})}
+	return &pool{opts: o, event: event, onChange: onChange, linger: lingerFor, up: make(chan struct{})}
 }
 
 func (p *pool) onMessage(f wire.Frame) { p.event(f) }
@@ -86,7 +87,7 @@ func (p *pool) keepOpen(ctx context.Context, g *errgroup.Group) {
 		retired := p.awaitEnd(ctx, c)
 		p.remove(c)
 		if retired {
-			g.Go(func() error { p.linger(ctx, c); return nil })
+			g.Go(func() error { p.awaitAnswers(ctx, c); return nil })
 		} else {
 			c.wire.Close()
 			if ctx.Err() == nil {
@@ -121,14 +122,15 @@ func (p *pool) awaitEnd(ctx context.Context, c *conn) (retired bool) {
 	}
 }
 
-// linger keeps a replaced connection until its calls are answered: closing it
-// would not free the daemon's workers, and their answers may still say how a
-// change ended.
-func (p *pool) linger(ctx context.Context, c *conn) {
+// awaitAnswers keeps a replaced connection until its calls are answered: closing
+// it would not free the daemon's workers, and their answers may still say how a
+// change ended. Calls that hold a place of the gate are waited for without end:
+// the gate has few of these places, and only the answer says that the daemon's
+// worker is free again. Others have lingerFor.
+func (p *pool) awaitAnswers(ctx context.Context, c *conn) {
 	defer c.wire.Close()
 	p.opts.Log.Warn("libvirt connection replaced: its calls are not answered", "abandoned", maxAbandoned)
-	end := time.NewTimer(lingerFor)
-	defer end.Stop()
+	end := time.Now().Add(p.linger)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -137,13 +139,11 @@ func (p *pool) linger(ctx context.Context, c *conn) {
 			return
 		case <-c.wire.Done():
 			return
-		case <-end.C:
-			return
 		case <-tick.C:
 			p.mu.Lock()
-			idle := c.inFlight == 0
+			over := c.inFlight == 0 || c.gated == 0 && time.Now().After(end)
 			p.mu.Unlock()
-			if idle {
+			if over {
 				return
 			}
 		}
@@ -283,7 +283,7 @@ func (p *pool) acquire(ctx context.Context) (*conn, error) {
 			return nil, &Error{Kind: Unavailable, Message: msg}
 		case <-ctx.Done():
 			if c := give(); c != nil {
-				p.release(c, false)
+				p.release(c, false, false)
 			}
 			return nil, &Error{Kind: NoAnswer, Message: "no free place for a libvirt call before the deadline; nothing was sent"}
 		}
@@ -297,10 +297,20 @@ func (p *pool) abandon(c *conn) {
 	p.mu.Unlock()
 }
 
+// gated marks one call of c as one that holds a place of the gate.
+func (p *pool) gated(c *conn) {
+	p.mu.Lock()
+	c.gated++
+	p.mu.Unlock()
+}
+
 // release gives back the place of a call that ended.
-func (p *pool) release(c *conn, abandoned bool) {
+func (p *pool) release(c *conn, abandoned, gated bool) {
 	p.mu.Lock()
 	c.inFlight--
+	if gated {
+		c.gated--
+	}
 	if abandoned {
 		c.abandoned--
 	}

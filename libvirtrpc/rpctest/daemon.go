@@ -100,6 +100,13 @@ func (d *Daemon) Dials() int {
 	return d.dials
 }
 
+// Open tells whether a connection, a Request's Conn, is open.
+func (d *Daemon) Open(conn any) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.conns[conn.(*daemonConn)]
+}
+
 func (d *Daemon) serve(c *daemonConn) {
 	defer func() {
 		c.Close()
