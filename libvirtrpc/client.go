@@ -45,6 +45,9 @@ type Options struct {
 	// default 5 s, negative for none.
 	PingInterval time.Duration
 
+	// Observe is told of every call when it is over, also of one that was given
+	// up or never sent. It is called from many goroutines and must not wait.
+	Observe func(context.Context, Call)
 	// Tap sees every frame of every connection; recording uses it.
 	Tap func(wire.Direction, []byte)
 	Log *slog.Logger // default: nowhere
@@ -132,4 +135,7 @@ func (c *Client) Ready(ctx context.Context) error {
 
 // Load is the state of the pool: open connections, calls in flight, calls
 // waiting.
-func (c *Client) Load() (open, inFlight, waiting int) { return c.pool.load() }
+func (c *Client) Load() (open, inFlight, waiting int) {
+	s := c.State()
+	return s.Open, s.InFlight, s.Waiting
+}

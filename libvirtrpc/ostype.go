@@ -87,7 +87,7 @@ func (c *Client) osType(ctx context.Context, d *Domain) error {
 		d.OSType = osType
 		return nil
 	}
-	osType, err := call(ctx, c, op{name: "DomainGetOSType"}, func(lv *libvirt.Libvirt) (string, error) {
+	osType, err := call(ctx, c, op{name: "DomainGetOSType", domain: d.UUID}, func(lv *libvirt.Libvirt) (string, error) {
 		return lv.DomainGetOsType(handle(d.UUID))
 	})
 	if err != nil {

@@ -44,6 +44,9 @@ type pool struct {
 	waiting list.List     // of chan *conn, first come first served
 	up      chan struct{} // closed while there is a connection, replaced when the last one goes
 	lastErr error         // why the last attempt to open a connection failed
+
+	// For who watches.
+	opened, abandonedNow, abandonedEver int
 }
 
 func newPool(o *Options, event func(wire.Frame), onChange func(first bool)) *pool {
@@ -154,6 +157,7 @@ func (p *pool) add(c *conn) {
 	p.mu.Lock()
 	first := len(p.conns) == 0
 	p.conns = append(p.conns, c)
+	p.opened++
 	p.lastErr = nil
 	if first {
 		close(p.up)
@@ -294,6 +298,8 @@ func (p *pool) acquire(ctx context.Context) (*conn, error) {
 func (p *pool) abandon(c *conn) {
 	p.mu.Lock()
 	c.abandoned++
+	p.abandonedNow++
+	p.abandonedEver++
 	p.mu.Unlock()
 }
 
@@ -313,17 +319,8 @@ func (p *pool) release(c *conn, abandoned, gated bool) {
 	}
 	if abandoned {
 		c.abandoned--
+		p.abandonedNow--
 	}
 	p.serve(c)
 	p.mu.Unlock()
-}
-
-// open and free places, and who waits, for the server's own figures.
-func (p *pool) load() (open, inFlight, waiting int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, c := range p.conns {
-		inFlight += c.inFlight
-	}
-	return len(p.conns), inFlight, p.waiting.Len()
 }
