@@ -19,6 +19,8 @@ type op struct {
 	domain UUID // whom it is about; zero: no domain, or not one alone
 	// monitor: it waits for the domain's QEMU monitor.
 	monitor bool
+	// enter is how any other call that may hang gets its place of the gate.
+	enter func(*gate, context.Context) (*gatePass, error)
 }
 
 type countKey struct{}
@@ -74,11 +76,15 @@ func attempt[T any](ctx context.Context, c *Client, o op, fn func(*libvirt.Libvi
 func send[T any](ctx context.Context, c *Client, o op, fn func(*libvirt.Libvirt) (T, error), sent *time.Time) (T, error) {
 	var zero T
 	var pass *gatePass
-	if o.monitor {
-		var err error
-		if pass, err = c.gate.enter(ctx, o.domain); err != nil {
-			return zero, err
-		}
+	var err error
+	switch {
+	case o.monitor:
+		pass, err = c.gate.enter(ctx, o.domain)
+	case o.enter != nil:
+		pass, err = o.enter(c.gate, ctx)
+	}
+	if err != nil {
+		return zero, err
 	}
 	cn, err := c.pool.acquire(ctx)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/digitalocean/go-libvirt"
@@ -79,10 +80,14 @@ type Client struct {
 	opts    *Options
 	pool    *pool
 	gate    *gate
-	osTypes osTypes
+	osTypes definitions[string]
 	lists   rounds[listKey, []Domain]
 	host    hostCache
 	hosts   rounds[struct{}, *Host]
+
+	stats        rounds[time.Duration, *HostStats]
+	descriptions definitions[description]
+	storagePools atomic.Pointer[[]string] // the names last seen
 
 	calls sync.WaitGroup // calls in flight, and rounds
 }
@@ -94,7 +99,8 @@ func New(o Options) (*Client, error) {
 	}
 	o.setDefaults()
 	c := &Client{opts: &o, gate: newGate()}
-	c.pool = newPool(&o, c.osTypes.event, c.connectionsChanged)
+	c.stats.join = true
+	c.pool = newPool(&o, c.lifecycleEvent, c.connectionsChanged)
 	return c, nil
 }
 
@@ -112,6 +118,7 @@ func (c *Client) Run(ctx context.Context) error {
 // one after there was none.
 func (c *Client) connectionsChanged(first bool) {
 	c.osTypes.clear() // events may have been missed
+	c.descriptions.clear()
 	if first {
 		c.host.clear() // the daemon may be another one
 	}

@@ -165,13 +165,13 @@ func (c *Client) CreateTransient(ctx context.Context, doc string, flags StartFla
 
 func (c *Client) create(ctx context.Context, name string, fn func(*libvirt.Libvirt) (libvirt.Domain, error)) (Domain, error) {
 	d, err := call(ctx, c, op{name: name, change: true}, fn)
-	c.osTypes.drop(UUID(d.UUID)) // the event may come after the next list
+	c.redefined(UUID(d.UUID)) // the event may come after the next list
 	return fromHandle(d), err
 }
 
 // Undefine removes a definition (virDomainUndefineFlags).
 func (c *Client) Undefine(ctx context.Context, u UUID, flags UndefineFlags) error {
-	defer c.osTypes.drop(u)
+	defer c.redefined(u)
 	return c.change(ctx, "DomainUndefineFlags", u, func(lv *libvirt.Libvirt) error {
 		return lv.DomainUndefineFlags(handle(u), libvirt.DomainUndefineFlagsValues(flags))
 	})
