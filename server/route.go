@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 
+	"github.com/labstack/echo/v4"
+
 	"virtgate/auth"
 	"virtgate/envelope"
 )
@@ -16,6 +18,7 @@ type route struct {
 	method, path string
 	permissions  []string
 	handle       handler
+	write        echo.HandlerFunc // instead of handle: what answers without an envelope
 }
 
 // handler answers a request that is authenticated and whose caller has one of
@@ -26,8 +29,9 @@ type handler func(context.Context, *request) *envelope.Response
 func (s *Server) routes() []route {
 	var out []route
 	add := func(method, path string, h handler, permissions ...string) {
-		out = append(out, route{method, "/libvirt" + path, permissions, h})
+		out = append(out, route{method: method, path: base + path, permissions: permissions, handle: h})
 	}
+	out = append(out, route{method: http.MethodGet, path: metricsPath, permissions: []string{"metrics:read"}, write: s.metrics})
 	add(http.MethodGet, "/version", adapt(s.version), "domains:read")
 	add(http.MethodGet, "/domains", adapt(s.listDomains), "domains:read")
 	add(http.MethodPost, "/domains", adapt(s.createDomains), "domains:create")

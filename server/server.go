@@ -24,6 +24,7 @@ import (
 	"virtgate/auth"
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
+	"virtgate/server/metrics"
 )
 
 // Options are what a Server needs.
@@ -31,7 +32,8 @@ type Options struct {
 	Libvirt *libvirtrpc.Client
 	Auth    *auth.Authenticator
 	Log     *slog.Logger
-	Version string // of this program
+	Version string           // of this program
+	Metrics *metrics.Metrics // default: of its own
 
 	BodyLimit      int64         // bytes of a request body
 	RequestTimeout time.Duration // of a whole request
@@ -65,6 +67,9 @@ func (t turn) lock(ctx context.Context) (unlock func(), err error) {
 
 // New makes a Server.
 func New(o Options) *Server {
+	if o.Metrics == nil {
+		o.Metrics = metrics.New(o.Version)
+	}
 	s := &Server{opts: o, libvirt: o.Libvirt, auth: o.Auth, log: o.Log, echo: echo.New(), creating: make(turn, 1)}
 	s.table = s.routes()
 	s.echo.HTTPErrorHandler = s.notRouted
@@ -195,6 +200,7 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 					attrs = append(attrs, slog.Int("libvirt_code", e.LibvirtCode))
 				}
 			}
+			s.opts.Metrics.Request(req.Method, route, c.Response().Status, time.Since(start))
 			s.log.LogAttrs(ctx, slog.LevelInfo, "request", attrs...)
 		}()
 		if !packetOK {
@@ -251,11 +257,11 @@ func underBase(path string) bool { return path == base || strings.HasPrefix(path
 func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		r := c.Request()
-		if underBase(r.URL.Path) {
+		if underBase(r.URL.Path) || r.URL.Path == metricsPath {
 			caller, err := s.auth.Authenticate(auth.Credentials{
 				Key:        r.Header.Values("X-Auth-Key"),
 				Username:   r.Header.Values("X-Auth-Username"),
-				ServiceKey: r.Header.Values("X-Auth-User-Service-Key"),
+				ServiceKey: serviceKeys(r),
 				Addr:       remoteAddr(r),
 			}, time.Now())
 			if err != nil {
@@ -290,6 +296,12 @@ func (s *Server) serve(rt route) echo.HandlerFunc {
 		if req.query, err = parseQuery(c.Request().URL.RawQuery); err != nil {
 			return s.respond(c, failed(err))
 		}
+		if rt.write != nil {
+			if err := req.query.unknown(); err != nil {
+				return s.respond(c, failed(err))
+			}
+			return rt.write(c)
+		}
 		return s.respond(c, rt.handle(c.Request().Context(), req))
 	}
 }
@@ -304,7 +316,7 @@ func pathParam(c echo.Context, name string) (string, error) {
 	return url.PathUnescape(v)
 }
 
-// respond writes an envelope. Nothing else writes a body.
+// respond writes an envelope. Nothing but metrics writes another body.
 func (s *Server) respond(c echo.Context, res *envelope.Response) error {
 	if len(res.Errors) > 0 {
 		c.Set(keyError, res.Errors[0])

@@ -50,7 +50,7 @@ func body(t testing.TB, s http.Handler, method, path string, header ...string) (
 }
 
 func TestPanic(t *testing.T) {
-	s := open(t, route{"GET", "/libvirt/panic", []string{"domains:read"}, func(context.Context, *request) *envelope.Response { panic("secret") }})
+	s := open(t, route{method: "GET", path: "/libvirt/panic", permissions: []string{"domains:read"}, handle: func(context.Context, *request) *envelope.Response { panic("secret") }})
 	w, b := body(t, s, "GET", "/libvirt/panic", "X-Packet-ID", "7")
 	if want := `{"results":[],"success":false,"errors":[{"code":999,"message":"Internal error"}],"messages":[]}`; w.Code != 500 || strings.TrimSpace(b) != want || w.Header().Get("X-Packet-ID") != "7" {
 		t.Errorf("%d %s", w.Code, b)
@@ -102,7 +102,7 @@ func TestTooManyFailures(t *testing.T) {
 
 func TestGzip(t *testing.T) {
 	for size, want := range map[int]string{100: "", 5000: "gzip"} {
-		s := open(t, route{"GET", "/libvirt/big", []string{"domains:read"}, func(context.Context, *request) *envelope.Response {
+		s := open(t, route{method: "GET", path: "/libvirt/big", permissions: []string{"domains:read"}, handle: func(context.Context, *request) *envelope.Response {
 			return &envelope.Response{Results: []json.RawMessage{envelope.Raw(strings.Repeat("x", size))}}
 		}})
 		w, b := body(t, s, "GET", "/libvirt/big", "Accept-Encoding", "gzip")
@@ -165,7 +165,7 @@ func TestNotHTTP(t *testing.T) {
 // A shutdown lets requests under way finish.
 func TestShutdownWaits(t *testing.T) {
 	began, goOn := make(chan struct{}), make(chan struct{})
-	s := open(t, route{"GET", "/libvirt/slow", []string{"domains:read"}, func(context.Context, *request) *envelope.Response {
+	s := open(t, route{method: "GET", path: "/libvirt/slow", permissions: []string{"domains:read"}, handle: func(context.Context, *request) *envelope.Response {
 		close(began)
 		<-goOn
 		return &envelope.Response{}
