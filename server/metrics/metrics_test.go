@@ -2,8 +2,10 @@ package metrics
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"net/http/httptest"
 	"os"
 	"slices"
@@ -19,6 +21,8 @@ import (
 )
 
 var update = flag.Bool("update", false, "rewrite testdata/host.txt")
+
+func nobody(context.Context) (net.Conn, error) { return nil, errors.New("nobody is there") }
 
 func values(text string) []libvirtrpc.Value {
 	var out []libvirtrpc.Value
