@@ -108,8 +108,9 @@ func startGateway(t testing.TB, driver, socket string, settings ...string) *gate
 		"wrapperd":         {"format=json"},
 	}
 	for _, s := range settings {
-		section, line, _ := strings.Cut(s, ".")
-		sections[section] = append(sections[section], line)
+		name, _, _ := strings.Cut(s, "=")
+		i := strings.LastIndexByte(name, '.')
+		sections[s[:i]] = append(sections[s[:i]], s[i+1:])
 	}
 	var ini strings.Builder
 	for _, s := range sorted(sections) {

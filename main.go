@@ -23,6 +23,7 @@ import (
 	"virtgate/auth"
 	"virtgate/libvirtrpc"
 	"virtgate/server"
+	"virtgate/server/metrics"
 )
 
 // version is set by the linker in releases.
@@ -119,17 +120,20 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 	if err != nil {
 		return err
 	}
+	figures := metrics.New(versionText())
 	client, err := libvirtrpc.New(libvirtrpc.Options{
 		Dial:          dial,
 		URI:           remote,
 		Connections:   cfg.Libvirtd.Connections,
 		CallTimeout:   cfg.Libvirtd.CallTimeout,
 		ChangeTimeout: cfg.HTTP.RequestTimeout,
+		Observe:       figures.Call,
 		Log:           log,
 	})
 	if err != nil {
 		return err
 	}
+	figures.Watch(client)
 	authenticator, err := auth.New(auth.Config{
 		Required:    cfg.HTTP.KeyRequired,
 		Key:         cfg.HTTP.Key,
@@ -168,6 +172,7 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 		Auth:           authenticator,
 		Log:            log,
 		Version:        versionText(),
+		Metrics:        figures,
 		BodyLimit:      cfg.HTTP.BodyLimit,
 		RequestTimeout: cfg.HTTP.RequestTimeout,
 	})

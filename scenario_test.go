@@ -275,7 +275,7 @@ func exchange(t *testing.T, h http.Handler, text string) string {
 	if w.Body.Len() > 0 {
 		b.WriteByte('\n')
 		if err := json.Indent(&b, w.Body.Bytes(), "", "  "); err != nil {
-			t.Fatalf("%s: %v", w.Body, err)
+			t.Fatalf("%s: not JSON: %v: %.200s", lines[0], err, w.Body)
 		}
 		b.WriteByte('\n')
 	}

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/digitalocean/go-libvirt"
@@ -45,6 +46,9 @@ type Options struct {
 	// default 5 s, negative for none.
 	PingInterval time.Duration
 
+	// Observe is told of every call when it is over, also of one that was given
+	// up or never sent. It is called from many goroutines and must not wait.
+	Observe func(context.Context, Call)
 	// Tap sees every frame of every connection; recording uses it.
 	Tap func(wire.Direction, []byte)
 	Log *slog.Logger // default: nowhere
@@ -76,11 +80,15 @@ type Client struct {
 	opts    *Options
 	pool    *pool
 	gate    *gate
-	osTypes osTypes
+	osTypes definitions[string]
 	lists   rounds[listKey, []Domain]
 	host    hostCache
 	hosts   rounds[struct{}, *Host]
 	ready   rounds[struct{}, struct{}]
+
+	stats        rounds[time.Duration, *HostStats]
+	descriptions definitions[description]
+	storagePools atomic.Pointer[[]string] // the names last seen
 
 	calls sync.WaitGroup // calls in flight, and rounds
 }
@@ -92,7 +100,8 @@ func New(o Options) (*Client, error) {
 	}
 	o.setDefaults()
 	c := &Client{opts: &o, gate: newGate()}
-	c.pool = newPool(&o, c.osTypes.event, c.connectionsChanged)
+	c.stats.join = true
+	c.pool = newPool(&o, c.lifecycleEvent, c.connectionsChanged)
 	return c, nil
 }
 
@@ -110,6 +119,7 @@ func (c *Client) Run(ctx context.Context) error {
 // one after there was none.
 func (c *Client) connectionsChanged(first bool) {
 	c.osTypes.clear() // events may have been missed
+	c.descriptions.clear()
 	if first {
 		c.host.clear() // the daemon may be another one
 	}
@@ -143,4 +153,7 @@ func (c *Client) Answers(ctx context.Context) error {
 
 // Load is the state of the pool: open connections, calls in flight, calls
 // waiting.
-func (c *Client) Load() (open, inFlight, waiting int) { return c.pool.load() }
+func (c *Client) Load() (open, inFlight, waiting int) {
+	s := c.State()
+	return s.Open, s.InFlight, s.Waiting
+}

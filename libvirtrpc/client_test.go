@@ -16,7 +16,7 @@ import (
 )
 
 // start runs a client on a scripted daemon until the test ends.
-func start(t testing.TB, d *rpctest.Daemon, change func(*libvirtrpc.Options)) *libvirtrpc.Client {
+func start(t testing.TB, d *rpctest.Daemon, change func(*libvirtrpc.Options), before ...func(*libvirtrpc.Client)) *libvirtrpc.Client {
 	t.Helper()
 	o := libvirtrpc.Options{Dial: d.Dial, URI: "test:///default", Connections: 1, PingInterval: -1, OutageWait: 10 * time.Second}
 	if change != nil {
@@ -25,6 +25,9 @@ func start(t testing.TB, d *rpctest.Daemon, change func(*libvirtrpc.Options)) *l
 	c, err := libvirtrpc.New(o)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, f := range before {
+		f(c)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -106,6 +109,45 @@ func TestFourCallsOnAConnection(t *testing.T) {
 		_, flying, waiting := c.Load()
 		return flying == 0 && waiting == 0
 	})
+}
+
+// A connection that was replaced is kept while a call to a hung QEMU waits on
+// it: closing it would give back the gate's place and not the daemon's worker.
+func TestReplacedConnectionKeepsTheGate(t *testing.T) {
+	answer := make(chan struct{})
+	conns := make(chan any, 4)
+	d := rpctest.NewDaemon(func(r *rpctest.Request) {
+		conns <- r.Conn
+		<-answer
+		if r.Proc == "DomainSuspend" {
+			r.Reply(nil)
+			return
+		}
+		r.Reply(libvirt.ConnectGetLibVersionRet{})
+	})
+	c := start(t, d, func(o *libvirtrpc.Options) {
+		o.CallTimeout, o.ChangeTimeout = 100*time.Millisecond, 100*time.Millisecond
+	}, func(c *libvirtrpc.Client) { c.Linger(time.Millisecond) })
+	var wg sync.WaitGroup
+	for _, vm := range []libvirtrpc.UUID{vm1, vm2} {
+		wg.Go(func() { wantKind(t, c.Suspend(t.Context(), vm), libvirtrpc.NoAnswer) })
+	}
+	wg.Wait()
+	until(t, "another connection", func() bool { return d.Dials() == 2 })
+	hung := <-conns
+	<-conns
+	// Its time is over before that of the next one, whose calls have no place.
+	for range 2 {
+		wg.Go(func() { wantKind(t, c.Ready(t.Context()), libvirtrpc.NoAnswer) })
+	}
+	wg.Wait()
+	other := <-conns
+	until(t, "the end of the connection whose calls hold nothing", func() bool { return !d.IsOpen(other) })
+	if !d.IsOpen(hung) {
+		t.Error("the connection of the hung calls was closed")
+	}
+	close(answer)
+	until(t, "the end of the connection when its calls are answered", func() bool { return !d.IsOpen(hung) })
 }
 
 // Who does not fit into the queue hears so at once.

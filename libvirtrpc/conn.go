@@ -22,6 +22,7 @@ type conn struct {
 	// Guarded by pool.mu.
 	inFlight  int // calls sent and not answered, abandoned ones included
 	abandoned int // of these, the ones past their deadline
+	gated     int // and the ones that hold a place of the gate
 	retired   bool
 }
 

@@ -29,6 +29,11 @@ const (
 	Busy                    // the queue of waiting calls is full; nothing was sent
 )
 
+var kindNames = [...]string{"failed", "not_found", "exists", "invalid", "conflict", "denied", "unsupported", "timed_out", "no_answer", "lost", "unavailable", "busy"}
+
+// String is the kind as one word.
+func (k Kind) String() string { return kindNames[k] }
+
 // Error is what every method of Client returns when it fails, except for
 // mistakes of the caller that never reach libvirt.
 type Error struct {

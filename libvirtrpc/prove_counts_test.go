@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/digitalocean/go-libvirt"
 
@@ -25,6 +26,7 @@ import (
 type question struct {
 	change bool
 	ask    func(context.Context, *libvirtrpc.Client) error
+	part   bool // of an answer that goes without it: the call's error is nobody's
 }
 
 func noResult[T any](_ T, err error) error { return err }
@@ -34,8 +36,8 @@ var questions = func() map[string]question {
 		ctx = context.Context
 		cl  = *libvirtrpc.Client
 	)
-	read := func(ask func(ctx, cl) error) question { return question{false, ask} }
-	change := func(ask func(ctx, cl) error) question { return question{true, ask} }
+	read := func(ask func(ctx, cl) error) question { return question{ask: ask} }
+	change := func(ask func(ctx, cl) error) question { return question{change: true, ask: ask} }
 	lookup := func(r libvirtrpc.Ref) question {
 		return read(func(x ctx, c cl) error { return noResult(c.Lookup(x, r)) })
 	}
@@ -47,7 +49,12 @@ var questions = func() map[string]question {
 	list := read(func(x ctx, c cl) error {
 		return noResult(c.ListDomains(x, libvirtrpc.ListQuery{Fields: libvirtrpc.FieldInfo}))
 	})
+	stats := read(func(x ctx, c cl) error { return noResult(c.Stats(x, time.Second)) })
+	pool := stats
+	pool.part = true
 	return map[string]question{
+		"ConnectListAllStoragePools": stats, "StoragePoolGetInfo": pool,
+
 		// Opening a connection makes these; whoever asks next waits for it.
 		"AuthList": ready, "ConnectOpen": ready, "ConnectDomainEventCallbackRegisterAny": ready,
 
@@ -284,6 +291,8 @@ func TestProveNumbers(t *testing.T) {
 				res := askSpoiled(t, p, with(good, offset, v), 2)
 				dials := 1
 				switch {
+				case questions[p.Name].part && res.err == nil && res.dials == 3:
+					dials = 3
 				case libvirtrpc.KindOf(res.err) == libvirtrpc.Lost && questions[p.Name].change:
 					dials = 2
 				case libvirtrpc.KindOf(res.err) == libvirtrpc.Lost:

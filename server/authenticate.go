@@ -23,11 +23,11 @@ func underBase(path string) bool { return path == base || strings.HasPrefix(path
 func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		r := c.Request()
-		if underBase(r.URL.Path) {
+		if underBase(r.URL.Path) || r.URL.Path == metricsPath {
 			caller, err := s.auth.Authenticate(auth.Credentials{
 				Key:        r.Header.Values("X-Auth-Key"),
 				Username:   r.Header.Values("X-Auth-Username"),
-				ServiceKey: r.Header.Values("X-Auth-User-Service-Key"),
+				ServiceKey: serviceKeys(r),
 				Addr:       remoteAddr(r.RemoteAddr),
 			}, time.Now())
 			if err != nil {

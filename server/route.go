@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 
+	"github.com/labstack/echo/v4"
+
 	"virtgate/auth"
 	"virtgate/envelope"
 	"virtgate/openapi"
@@ -50,6 +52,7 @@ type endpoint struct {
 	body    *openapi.Media // nil: none is taken
 	libvirt bool           // libvirt is asked
 	handle  handler
+	write   echo.HandlerFunc // instead of handle: what answers without an envelope
 }
 
 // handler answers a request that is authenticated and whose caller has one of
@@ -135,7 +138,7 @@ func adapt[Req any, P interface {
 
 // public tells whether anybody may ask. Under base nobody may ask for what
 // declares no permission.
-func (rt *route) public() bool { return !underBase(rt.path) }
+func (rt *route) public() bool { return !underBase(rt.path) && len(rt.permissions) == 0 }
 
 // permitted tells whether the caller has one of the route's permissions.
 func (rt *route) permitted(c auth.Caller) bool {

@@ -65,6 +65,10 @@ func (s *Server) routes() []route {
 		result: openapi.Of[version](), results: one,
 	}, adapt(s.version), "domains:read")
 
+	out = append(out, route{method: http.MethodGet, path: metricsPath, permissions: []string{"metrics:read"}, operation: operation{
+		id: "getMetrics", summary: "Metrics for Prometheus",
+	}, endpoint: endpoint{write: s.metrics, libvirt: true}})
+
 	// Outside of base, for anybody: they say nothing about the host.
 	add(http.MethodGet, "/livez", operation{id: "getLive", summary: "Whether the process is there"}, endpoint{handle: s.livez})
 	add(http.MethodGet, "/readyz", operation{id: "getReady", summary: "Whether libvirt answers now"}, endpoint{handle: s.readyz, libvirt: true})

@@ -23,6 +23,7 @@ import (
 	"virtgate/auth"
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
+	"virtgate/server/metrics"
 )
 
 // Options are what a Server needs.
@@ -30,7 +31,8 @@ type Options struct {
 	Libvirt *libvirtrpc.Client
 	Auth    *auth.Authenticator
 	Log     *slog.Logger
-	Version string // of this program
+	Version string           // of this program
+	Metrics *metrics.Metrics // default: of its own
 
 	BodyLimit      int64         // bytes of a request body
 	RequestTimeout time.Duration // of a whole request
@@ -64,6 +66,9 @@ func (t turn) lock(ctx context.Context) (unlock func(), err error) {
 
 // New makes a Server.
 func New(o Options) *Server {
+	if o.Metrics == nil {
+		o.Metrics = metrics.New(o.Version)
+	}
 	s := &Server{opts: o, libvirt: o.Libvirt, auth: o.Auth, log: o.Log, echo: echo.New(), creating: make(turn, 1)}
 	s.table = s.routes()
 	s.echo.HTTPErrorHandler = s.notRouted
@@ -149,6 +154,7 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 					attrs = append(attrs, slog.Int("libvirt_code", e.LibvirtCode))
 				}
 			}
+			s.opts.Metrics.Request(req.Method, route, c.Response().Status, time.Since(start))
 			s.log.LogAttrs(ctx, slog.LevelInfo, "request", attrs...)
 		}()
 		if !packetOK {
@@ -221,6 +227,16 @@ func (s *Server) serve(rt route) echo.HandlerFunc {
 		if req.id, err = pathParam(c, "identifier"); err != nil {
 			return s.respond(c, failed(envelope.New(envelope.BadURL, "the path cannot be decoded")))
 		}
+		if rt.write != nil {
+			q, err := parseQuery(c.Request().URL.RawQuery)
+			if err == nil {
+				err = q.read(rt.params)
+			}
+			if err != nil {
+				return s.respond(c, failed(err))
+			}
+			return rt.write(c)
+		}
 		return s.respond(c, rt.handle(c.Request().Context(), req))
 	}
 }
@@ -256,7 +272,7 @@ func acceptsGzip(h http.Header) bool {
 	return accepted["*"]
 }
 
-// respond writes an envelope. Nothing else writes a body.
+// respond writes an envelope. Nothing but metrics writes another body.
 func (s *Server) respond(c echo.Context, res *envelope.Response) error {
 	if len(res.Errors) > 0 {
 		c.Set(keyError, res.Errors[0])

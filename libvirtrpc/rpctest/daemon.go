@@ -137,6 +137,13 @@ func (d *Daemon) Open() int {
 	return len(d.conns)
 }
 
+// IsOpen tells whether a connection, a Request's Conn, is open.
+func (d *Daemon) IsOpen(conn any) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.conns[conn.(*daemonConn)]
+}
+
 func (d *Daemon) serve(c *daemonConn) {
 	defer func() {
 		c.Close()
