@@ -200,10 +200,12 @@ func TestRun(t *testing.T) {
 		{[]string{"--config", "missing.ini"}, "missing.ini"},
 		{[]string{"--listen", "nonsense"}, "address:port"},
 		{[]string{"--uri", "pigeon"}, "libvirt URI"},
-		{[]string{"--check", "--uri", "qemu:///system?socket=/nonexistent/sock"}, "/nonexistent/sock: no such file"},
+		{[]string{"--check", "--uri", "qemu://me:topsecret@/system?socket=/nonexistent/sock"}, "/nonexistent/sock: no such file"},
 	} {
 		if out, err := run("", c.args...); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v: %v %s, want %s", c.args, err, out, c.want)
+		} else if strings.Contains(out+err.Error(), "topsecret") {
+			t.Errorf("%v: a password is shown: %v\n%s", c.args, err, out)
 		}
 	}
 	if _, err := run("", "--hash-key"); err == nil {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"os/signal"
 	"os/user"
@@ -119,6 +120,9 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 	dial, remote, err := libvirtrpc.Dialer(uri, cfg.Libvirtd.Socket)
 	if err != nil {
 		return err
+	}
+	if u, err := url.Parse(uri); err == nil {
+		uri = u.Redacted() // from here on it is only shown
 	}
 	figures := metrics.New(versionText())
 	client, err := libvirtrpc.New(libvirtrpc.Options{

@@ -246,32 +246,3 @@ func TestNewWarns(t *testing.T) {
 		t.Errorf("err %v, warned %d times", err, n)
 	}
 }
-
-func FuzzParseGroup(f *testing.F) {
-	for _, s := range []string{groupText, passwdText, "", "\n", ":", "+:::", "a:b:1:c,,d", "libvirt:x:1:smith\r\n", "\x00:\xff:0:", "#x:x:0:0:::"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, text string) {
-		groups, users := parseGroup(text), parsePasswd(text)
-		check := func(kind, name string) {
-			if name == "" || strings.ContainsAny(name, ":\n") || strings.ContainsAny(name[:1], "#+-") || !strings.Contains(text, name) {
-				t.Errorf("%s %q out of %q", kind, name, text)
-			}
-		}
-		for name, g := range groups {
-			check("group", name)
-			for m := range g.members {
-				if m == "" || strings.ContainsAny(m, ",:\n") {
-					t.Errorf("member %q", m)
-				}
-			}
-		}
-		for name := range users {
-			check("user", name)
-		}
-		s := snapshot{groups: groups, users: users, wanted: []string{"libvirt", "kvm"}}
-		if s.has("") || s.has("no:such") {
-			t.Error("somebody impossible is a member")
-		}
-	})
-}
