@@ -60,7 +60,7 @@ func TestImports(t *testing.T) {
 		"virtgate/server":   {"virtgate/auth", "virtgate/envelope", "virtgate/openapi", lib, lib + "/domainxml", "github.com/labstack/echo/v4", "github.com/labstack/echo/v4/middleware"},
 		"virtgate/auth":     {},
 		"virtgate/envelope": {},
-		"virtgate/openapi":  {},
+		"virtgate/openapi":  {"go.yaml.in/yaml/v3"},
 		lib:                 {lib + "/wire", lib + "/xdr", "github.com/digitalocean/go-libvirt", "github.com/skeema/knownhosts", "golang.org/x/crypto/ssh", "golang.org/x/crypto/ssh/agent", "golang.org/x/sync/errgroup"},
 		lib + "/wire":       {},
 		lib + "/xdr":        {"github.com/digitalocean/go-libvirt"},

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -49,6 +50,8 @@ type Server struct {
 	domainList shared[domain]
 	// creating is held by who creates a domain.
 	creating turn
+	// description is Description, made once: it never changes.
+	description func() (Description, error)
 }
 
 // turn lets one in at a time.
@@ -67,6 +70,7 @@ func (t turn) lock(ctx context.Context) (unlock func(), err error) {
 func New(o Options) *Server {
 	s := &Server{opts: o, libvirt: o.Libvirt, auth: o.Auth, log: o.Log, echo: echo.New(), creating: make(turn, 1)}
 	s.table = s.routes()
+	s.description = sync.OnceValues(s.Description)
 	s.echo.HTTPErrorHandler = s.notRouted
 	s.echo.Pre(s.observe, middleware.GzipWithConfig(middleware.GzipConfig{
 		Level:     1,    // libvirt's XML shrinks to a tenth at any level
@@ -207,6 +211,8 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 
 var badPacketID = envelope.New(envelope.BadRequest, "X-Packet-ID is printable ASCII, once, at most 256 characters")
 
+const maxPacketID = 256 // characters
+
 // packetID is the client's own number for the request, and whether it can be
 // given back.
 func packetID(values []string) (string, bool) {
@@ -214,7 +220,7 @@ func packetID(values []string) (string, bool) {
 		return "", true
 	}
 	v := values[0]
-	if len(values) > 1 || len(v) > 256 {
+	if len(values) > 1 || len(v) > maxPacketID {
 		return "", false
 	}
 	for i := 0; i < len(v); i++ {
@@ -301,7 +307,7 @@ func (s *Server) respond(c echo.Context, res *envelope.Response) error {
 		c.Set(keyError, res.Errors[0])
 	}
 	w, header := c.Response(), c.Response().Header()
-	header.Set("Content-Type", "application/json; charset=utf-8")
+	header.Set("Content-Type", res.MediaType())
 	if after := res.RetryAfter(); after > 0 {
 		header.Set("Retry-After", strconv.Itoa(int((after+time.Second-1)/time.Second)))
 	}
@@ -341,43 +347,6 @@ func (s *Server) notRouted(err error, c echo.Context) {
 		e = envelope.New(envelope.Internal, "")
 	}
 	_ = s.respond(c, envelope.Failed(e))
-}
-
-// unknownPath says which part of a path means nothing.
-func (s *Server) unknownPath(path string) *envelope.Error {
-	if !underBase(path) {
-		return envelope.New(envelope.BadURL, "everything is under "+base+"/")
-	}
-	parts := strings.Split(strings.Trim(strings.TrimPrefix(path, base), "/"), "/")
-	collections := s.below()
-	if !slices.Contains(collections, parts[0]) {
-		return envelope.New(envelope.BadSubsystem, "there are "+strings.Join(collections, ", "))
-	}
-	keys := s.below(parts[0])
-	switch {
-	case len(keys) == 0 || len(parts) == 1:
-		return envelope.New(envelope.BadParameter, "")
-	case !slices.Contains(keys, parts[1]):
-		return envelope.New(envelope.BadSearchKey, "there are "+strings.Join(keys, ", "))
-	case len(parts) == 2 || parts[2] == "":
-		return envelope.New(envelope.BadIdentifier, "it is missing")
-	}
-	return envelope.New(envelope.BadParameter, "there is "+strings.Join(s.below(parts[0], parts[1], ":identifier"), ", "))
-}
-
-// below are the parts that can follow these parts of a path, in the table's
-// order.
-func (s *Server) below(parts ...string) []string {
-	var out []string
-	prefix := strings.Join(append([]string{base}, parts...), "/") + "/"
-	for _, rt := range s.table {
-		rest, ok := strings.CutPrefix(rt.path, prefix)
-		next, _, _ := strings.Cut(rest, "/")
-		if ok && !slices.Contains(out, next) {
-			out = append(out, next)
-		}
-	}
-	return out
 }
 
 // livez says that the process is there.
