@@ -187,6 +187,9 @@ func TestRun(t *testing.T) {
 	if out, err := run("", "--help"); err != nil || !strings.Contains(out, "--hash-key") {
 		t.Errorf("--help: %q, %v", out, err)
 	}
+	if out, err := run("", "--openapi"); err != nil || !strings.HasPrefix(out, `{"openapi":"3.1.`) {
+		t.Errorf("--openapi: %.100q, %v", out, err)
+	}
 	out, err := run("secret\n", "--hash-key")
 	if want := "sha256:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b\n"; err != nil || out != want {
 		t.Errorf("--hash-key: %q, %v", out, err)

@@ -64,7 +64,7 @@ func TestImports(t *testing.T) {
 		"virtgate/server/metrics": {lib, prometheus, prometheus + "/collectors", prometheus + "/promhttp"},
 		"virtgate/auth":           {},
 		"virtgate/envelope":       {},
-		"virtgate/openapi":        {},
+		"virtgate/openapi":        {"go.yaml.in/yaml/v3"},
 		lib:                       {lib + "/wire", lib + "/xdr", "github.com/digitalocean/go-libvirt", "github.com/skeema/knownhosts", "golang.org/x/crypto/ssh", "golang.org/x/crypto/ssh/agent", "golang.org/x/sync/errgroup"},
 		lib + "/wire":             {},
 		lib + "/xdr":              {"github.com/digitalocean/go-libvirt"},

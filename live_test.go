@@ -257,7 +257,10 @@ func (g *gateway) try(method, path, body string, header ...string) (*answer, err
 		return nil, err
 	}
 	a := &answer{status: res.StatusCode, header: res.Header, raw: string(raw), took: time.Since(start)}
-	return a, a.check(method)
+	if err := a.check(method); err != nil {
+		return a, err
+	}
+	return a, conform(exchanged{method, path, req.Header, body, res.StatusCode, res.Header, a.raw})
 }
 
 // do is try for tests that are over when it fails.

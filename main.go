@@ -45,8 +45,8 @@ func main() {
 var defaultConfigs = []string{"config.ini", "/etc/virtgate/config.ini"}
 
 type flags struct {
-	config, listen, uri                   string
-	check, hashKey, showVersion, showHelp bool
+	config, listen, uri                            string
+	check, hashKey, openapi, showVersion, showHelp bool
 }
 
 func parseFlags(args []string) (flags, *pflag.FlagSet, error) {
@@ -59,6 +59,7 @@ func parseFlags(args []string) (flags, *pflag.FlagSet, error) {
 	fs.StringVar(&f.uri, "uri", "", "libvirt `URI`, instead of the configuration's: qemu:///system, test:///default, qemu+tls://host/system")
 	fs.BoolVar(&f.check, "check", false, "check the configuration, call libvirt, print what was found, and end")
 	fs.BoolVar(&f.hashKey, "hash-key", false, "read a key from standard input, print it hashed for the configuration, and end")
+	fs.BoolVar(&f.openapi, "openapi", false, "print the description of the API (OpenAPI 3.1, JSON) and end")
 	fs.BoolVar(&f.showVersion, "version", false, "print the version and end")
 	fs.BoolVarP(&f.showHelp, "help", "h", false, "print this and end")
 	if err := fs.Parse(args); err != nil {
@@ -84,6 +85,12 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 		return err
 	case f.hashKey:
 		return hashKey(stdin, stdout)
+	case f.openapi:
+		d, err := server.New(server.Options{Version: versionText()}).Description()
+		if err == nil {
+			_, err = stdout.Write(d.JSON)
+		}
+		return err
 	}
 
 	cfg, file, err := readConfig(f.config, env)

@@ -5,17 +5,18 @@ package openapi
 import (
 	"bytes"
 	"encoding/json"
+	"reflect"
 )
 
 // Document is a whole description.
 type Document struct {
-	OpenAPI    string       `json:"openapi"`
-	Info       Info         `json:"info"`
-	Servers    []Server     `json:"servers"`
-	Tags       []Tag        `json:"tags"`
-	Paths      Map[*Path]   `json:"paths"`
-	Components Components   `json:"components"`
-	Security   []Permission `json:"security"`
+	OpenAPI    string        `json:"openapi"`
+	Info       Info          `json:"info"`
+	Servers    []Server      `json:"servers"`
+	Tags       []Tag         `json:"tags"`
+	Paths      Map[*Path]    `json:"paths"`
+	Components Components    `json:"components"`
+	Security   []Credentials `json:"security"`
 }
 
 // Info is about the program.
@@ -64,12 +65,14 @@ type Operation struct {
 	Parameters  []Parameter    `json:"parameters,omitempty"`
 	RequestBody *Body          `json:"requestBody,omitempty"`
 	Responses   Map[*Response] `json:"responses"`
-	Security    []Permission   `json:"security,omitzero"` // nil: the document's
+	Security    []Credentials  `json:"security,omitzero"` // nil: the document's
+	// Permissions are those of which a caller needs one. OpenAPI 3.1 would have
+	// them as roles in Security, but linters take these for scopes of OAuth.
+	Permissions []string `json:"x-permissions,omitempty"`
 }
 
-// Permission is credentials that are good together, each with the roles that it
-// needs.
-type Permission map[string][]string
+// Credentials are security schemes that are good together, with no roles.
+type Credentials map[string][0]string
 
 // Parameter is one value in the path, the query or the headers.
 type Parameter struct {
@@ -117,6 +120,8 @@ type Components struct {
 	Parameters      Map[*Parameter]     `json:"parameters,omitempty"`
 	Headers         Map[*Header]        `json:"headers,omitempty"`
 	SecuritySchemes Map[SecurityScheme] `json:"securitySchemes"`
+
+	named map[string]*Schema // what Schemas was made of
 }
 
 // SecurityScheme is a kind of credential, one header.
@@ -134,12 +139,24 @@ func (c *Components) Use(s *Schema) *Schema {
 	if s == nil {
 		return nil
 	}
+	if s.of != nil {
+		use := c.Use(s.of)
+		use.Description = s.Description
+		return use
+	}
 	ref := &Schema{Ref: "#/components/schemas/" + s.Name}
-	if s.Name != "" && c.Schemas.Has(s.Name) {
+	if known, ok := c.named[s.Name]; ok {
+		if !reflect.DeepEqual(known, s) {
+			panic("openapi: there are two schemas named " + s.Name)
+		}
 		return ref
 	}
 	own := *s
 	if s.Name != "" {
+		if c.named == nil {
+			c.named = map[string]*Schema{}
+		}
+		c.named[s.Name] = s
 		c.Schemas.Set(s.Name, &own) // before what is in it, so that the order is a reader's
 	}
 	own.Items = c.Use(s.Items)
@@ -194,16 +211,6 @@ func (m Map[V]) Get(key string) V {
 	}
 	var none V
 	return none
-}
-
-// Has tells whether there is such a key.
-func (m Map[V]) Has(key string) bool {
-	for i := range m {
-		if m[i].Key == key {
-			return true
-		}
-	}
-	return false
 }
 
 // MarshalJSON writes the keys in their order.

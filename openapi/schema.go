@@ -10,7 +10,8 @@ import (
 // Schema is a JSON Schema (draft 2020-12, which OpenAPI 3.1 uses). A schema
 // with a Name is written once, among the components, and referred to by it.
 type Schema struct {
-	Name string `json:"-"`
+	Name string  `json:"-"`
+	of   *Schema // see Meaning
 
 	Ref         string `json:"$ref,omitempty"`
 	Type        string `json:"type,omitempty"`
@@ -99,13 +100,22 @@ func (s *Schema) About(text string) *Schema {
 	return s
 }
 
+// Meaning is the schema used in a place where it means what the text says, while
+// the component, if it is one, keeps its own description.
+func (s *Schema) Meaning(text string) *Schema {
+	if s.Name == "" || text == "" {
+		return s.About(text)
+	}
+	return &Schema{of: s, Description: text}
+}
+
 // Describer is a type whose JSON does not follow from its fields.
 type Describer interface{ Schema() *Schema }
 
 // Of is the schema of T as encoding/json reads and writes it. A struct has a
 // component of its type's name. Beside json, the tags of a field are about (its
-// meaning), enum (comma-joined words) and default; one with omitempty may be left
-// out.
+// meaning), enum (comma-joined words), default, minimum and maximum; one with
+// omitempty may be left out.
 func Of[T any]() *Schema { return of(reflect.TypeFor[T]()) }
 
 func of(t reflect.Type) *Schema {
@@ -133,12 +143,11 @@ func of(t reflect.Type) *Schema {
 
 func object(t reflect.Type) *Schema {
 	s := Object(nil)
-	s.Name = strings.ToUpper(t.Name()[:1]) + t.Name()[1:]
+	s.Name = TypeName(t.Name())
 	for i := range t.NumField() {
 		f := t.Field(i)
 		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
 		v := of(f.Type)
-		v.Description = f.Tag.Get("about")
 		words := v
 		if v.Items != nil {
 			words = v.Items
@@ -151,10 +160,25 @@ func object(t reflect.Type) *Schema {
 		if d := f.Tag.Get("default"); d != "" {
 			v.Default = d
 		}
-		s.Properties.Set(name, v)
+		for tag, bound := range map[string]**int64{"minimum": &v.Minimum, "maximum": &v.Maximum} {
+			if n, err := strconv.ParseInt(f.Tag.Get(tag), 10, 64); err == nil {
+				*bound = &n
+			}
+		}
+		s.Properties.Set(name, v.Meaning(f.Tag.Get("about")))
 		if options != "omitempty" {
 			s.Required = append(s.Required, name)
 		}
 	}
 	return s
+}
+
+// TypeName is the name of a component for something that has a name of another
+// form: max_memory becomes MaxMemory.
+func TypeName(name string) string {
+	var out string
+	for part := range strings.SplitSeq(name, "_") {
+		out += strings.ToUpper(part[:1]) + part[1:]
+	}
+	return out
 }

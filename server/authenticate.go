@@ -16,6 +16,9 @@ import (
 // base is the path under which everything takes authentication.
 const base = "/libvirt"
 
+// guarded tells whether a path takes authentication, whatever is there.
+func guarded(path string) bool { return underBase(path) || path == metricsPath }
+
 func underBase(path string) bool { return path == base || strings.HasPrefix(path, base+"/") }
 
 // authenticate runs before the router, so that who may not ask does not learn
@@ -23,7 +26,7 @@ func underBase(path string) bool { return path == base || strings.HasPrefix(path
 func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		r := c.Request()
-		if underBase(r.URL.Path) || r.URL.Path == metricsPath {
+		if guarded(r.URL.Path) {
 			caller, err := s.auth.Authenticate(auth.Credentials{
 				Key:        r.Header.Values("X-Auth-Key"),
 				Username:   r.Header.Values("X-Auth-Username"),

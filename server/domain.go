@@ -104,7 +104,7 @@ type listDomainsReq struct {
 }
 
 func (r *listDomainsReq) params() []param {
-	state := param{"state", "running, paused, shutoff, other (each other status), the name of a status, or libvirt's number of it", stateSchema, r.readStates}
+	state := param{"state", "running, paused, shutoff, other (each other status), the name of a status, or libvirt's number of it; in any letter case", stateSchema, r.readStates}
 	return slices.Concat([]param{
 		state,
 		tri("active", "active ones only, or inactive ones", &r.query.Active),
@@ -125,7 +125,12 @@ func (r *listDomainsReq) decode(in *request) error {
 }
 
 func stateSchema() *openapi.Schema {
-	words := append([]string{"running", "paused", "shutoff", "other"}, statusNames[:]...)
+	words := []string{"running", "paused", "shutoff", "other"}
+	for _, name := range statusNames {
+		if !slices.Contains(words, strings.ToLower(name)) {
+			words = append(words, name)
+		}
+	}
 	for n := range statusNames {
 		words = append(words, strconv.Itoa(n))
 	}
@@ -246,6 +251,10 @@ func (r *domainXMLReq) needs() []string {
 		return []string{"domains:read", "domains:secure"}
 	}
 	return []string{"domains:read"}
+}
+
+func domainXMLSchema() *openapi.Schema {
+	return openapi.Text().Named("DomainXML", "Domain XML, as libvirt has it.")
 }
 
 func (s *Server) domainXML(ctx context.Context, r domainXMLReq) (*envelope.Response, error) {

@@ -77,10 +77,9 @@ func (r *createDomainsReq) decode(in *request) error {
 }
 
 func (r *createDomainsReq) body() openapi.Media {
-	doc := openapi.Text().About("domain XML")
-	object := openapi.Of[newDomainObject]()
+	one := openapi.Either(domainXMLSchema(), openapi.Of[newDomainObject]()).Named("NewDomain", "A domain to make.")
 	return openapi.Media{
-		Schema:  openapi.Either(doc, object, openapi.List(openapi.Either(doc, object)).Between(1, maxItems)),
+		Schema:  openapi.Either(one, openapi.List(one).Between(1, maxItems)).Named("NewDomains", "One domain to make or several."),
 		Example: json.RawMessage(`{"name":"fedora-vm","os":"Linux"}`),
 	}
 }

@@ -95,17 +95,18 @@ func (r *patchDomainReq) needs() []string {
 }
 
 func (r *patchDomainReq) body() openapi.Media {
+	index := openapi.Number(32, 0)
+	depends := openapi.Either(index, openapi.List(index)).Named("Depends", "Places, from 0, of earlier actions that must have succeeded.")
 	var kinds []*openapi.Schema
 	for _, k := range actions {
-		index := openapi.Number(32, 0)
 		kinds = append(kinds, openapi.Object(openapi.Map[*openapi.Schema]{
-			{Key: k.name, Value: k.schema().About(k.about)},
-			{Key: "depends", Value: openapi.Either(index, openapi.List(index)).About("places, from 0, of earlier actions that must have succeeded")},
-		}, k.name))
+			{Key: k.name, Value: k.schema()},
+			{Key: "depends", Value: depends},
+		}, k.name).Named(openapi.TypeName(k.name)+"Action", k.about))
 	}
 	one := openapi.Either(kinds...).Named("Action", "One thing to do to a domain.")
 	return openapi.Media{
-		Schema:  openapi.Either(one, openapi.List(one).Between(1, maxActions)),
+		Schema:  openapi.Either(one, openapi.List(one).Between(1, maxActions)).Named("Actions", "One action or several."),
 		Example: json.RawMessage(`[{"memory":"1GiB"},{"power_mgt":{"request":"start","type":["paused"]},"depends":0}]`),
 	}
 }
@@ -184,16 +185,16 @@ type actionKind struct {
 }
 
 var actions = []actionKind{
-	{name: "power_mgt", about: "what to do with its power", permission: "domains:power",
+	{name: "power_mgt", about: "What to do with its power.", permission: "domains:power",
 		others: powerCodes(), schema: powerSchema, read: decodePower},
-	{name: "name", about: "a new name; the domain has to be off", permission: "domains:update",
+	{name: "name", about: "A new name. The domain has to be off.", permission: "domains:update",
 		failed: envelope.RenameFailed, others: []envelope.Code{envelope.BadIdentifier, envelope.Exists},
 		schema: nameSchema, read: decodeRename},
-	{name: "memory", about: "memory of the running domain, or of the definition when it is off", permission: "domains:update",
+	{name: "memory", about: "Memory of the running domain, or of the definition when it is off.", permission: "domains:update",
 		failed: envelope.MemoryFailed, schema: kib(0).Schema, read: memoryAction("Memory set", (*libvirtrpc.Client).SetMemory)},
-	{name: "max_memory", about: "memory that it can be given; the domain has to be off", permission: "domains:update",
+	{name: "max_memory", about: "Memory that it can be given. The domain has to be off.", permission: "domains:update",
 		failed: envelope.MaxMemoryFailed, schema: kib(0).Schema, read: memoryAction("Maximum memory set", (*libvirtrpc.Client).SetMaxMemory)},
-	{name: "autostart", about: "whether it starts with its host", permission: "domains:update",
+	{name: "autostart", about: "Whether it starts with its host.", permission: "domains:update",
 		failed: envelope.AutostartFailed, schema: openapi.Truth, read: decodeAutostart},
 }
 

@@ -269,8 +269,9 @@ func powerSchema() *openapi.Schema {
 		}
 	}
 	request := openapi.OneWord(powerNames()...).Named("PowerRequest", "In any letter case.")
-	return openapi.Either(request, openapi.Object(openapi.Map[*openapi.Schema]{
+	with := openapi.Object(openapi.Map[*openapi.Schema]{
 		{Key: "request", Value: request},
-		{Key: "type", Value: openapi.Either(flag, openapi.List(flag))},
-	}, "request"))
+		{Key: "type", Value: openapi.Either(flag, openapi.List(flag)).Named("PowerFlags", "One flag or several.")},
+	}, "request").Named("PowerRequestWithFlags", "A request with flags.")
+	return openapi.Either(request, with).Named("Power", "What to do with its power.")
 }

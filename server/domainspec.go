@@ -18,7 +18,7 @@ type newDomainObject struct {
 	Title       string                `json:"title,omitempty" about:"a line for people"`
 	Description string                `json:"description,omitempty" about:"more for people"`
 	Memory      kib                   `json:"memory,omitempty" about:"default: 1 GiB, Windows 4 GiB"`
-	CPU         *uint                 `json:"cpu,omitempty" about:"virtual CPUs, 1 to 4096; default: 1, Windows 2"`
+	CPU         *uint                 `json:"cpu,omitempty" minimum:"1" maximum:"4096" about:"virtual CPUs; default: 1, Windows 2"`
 	Arch        string                `json:"arch,omitempty" about:"x86_64, aarch64 …; default: the host's"`
 	Machine     string                `json:"machine,omitempty" about:"the hypervisor's machine type; default: q35 on x86"`
 	Disks       []domainxml.Disk      `json:"disks,omitempty"`

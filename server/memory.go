@@ -40,8 +40,9 @@ func (k *kib) UnmarshalJSON(raw []byte) error {
 func (kib) Schema() *openapi.Schema {
 	text := &openapi.Schema{Type: "string", Pattern: memoryText.String(), Examples: []any{"2GiB"}}
 	return openapi.Either(
-		openapi.Number(64, 1).About("in KiB"),
-		text.About("with a unit: KiB, MiB, GiB, TiB (KB, MB … are powers of 1000), in any letter case"))
+		openapi.Number(64, 1).About("KiB"),
+		text.About("with a unit: KiB, MiB, GiB, TiB (KB, MB … are powers of 1000), in any letter case")).
+		Named("Memory", "An amount of memory.")
 }
 
 // parseKiB reads an amount of memory: a number of KiB, or a string with a unit,

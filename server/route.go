@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/labstack/echo/v4"
 
@@ -30,8 +31,9 @@ type operation struct {
 	about       string // more, in Markdown
 	result      *openapi.Schema
 	results     count
+	mediaType   string // of a result that is sent without the envelope
 	// errors are the codes that it can fail with, besides those that any request
-	// of its kind can: see declaredCodes.
+	// of its kind can: see codes.
 	errors []envelope.Code
 }
 
@@ -62,14 +64,15 @@ type handler func(context.Context, *request) *envelope.Response
 // Route is a row of the route table, for who describes or checks the API.
 type Route struct {
 	Method, Path string
-	Permissions  []string // a caller needs one of them to be heard
+	Permissions  []string // a caller needs one of them to be heard, if there are any
 }
 
 // Routes are all routes. GET routes answer HEAD as well.
 func (s *Server) Routes() []Route {
 	var out []Route
 	for _, rt := range s.table {
-		out = append(out, Route{rt.method, rt.path, rt.permissions})
+		permissions := slices.DeleteFunc(slices.Clone(rt.permissions), func(p string) bool { return p == anyCaller })
+		out = append(out, Route{rt.method, rt.path, permissions})
 	}
 	return out
 }
@@ -136,11 +139,58 @@ func adapt[Req any, P interface {
 	return e
 }
 
-// public tells whether anybody may ask. Under base nobody may ask for what
-// declares no permission.
-func (rt *route) public() bool { return !underBase(rt.path) && len(rt.permissions) == 0 }
+// public tells whether anybody may ask. Of what is guarded nobody may ask for
+// what declares no permission.
+func (rt *route) public() bool { return !guarded(rt.path) }
+
+// anyCaller stands in the place of a permission where none is needed, but to be
+// let in.
+const anyCaller = "any caller"
 
 // permitted tells whether the caller has one of the route's permissions.
 func (rt *route) permitted(c auth.Caller) bool {
-	return slices.ContainsFunc(rt.permissions, c.Allowed)
+	return slices.ContainsFunc(rt.permissions, func(p string) bool { return p == anyCaller || c.Allowed(p) })
+}
+
+// offline is an endpoint that does not ask libvirt.
+func (e endpoint) offline() endpoint {
+	e.libvirt = false
+	return e
+}
+
+// unknownPath says which part of a path means nothing.
+func (s *Server) unknownPath(path string) *envelope.Error {
+	if !underBase(path) {
+		return envelope.New(envelope.BadURL, "everything is under "+base+"/")
+	}
+	parts := strings.Split(strings.Trim(strings.TrimPrefix(path, base), "/"), "/")
+	collections := s.below()
+	if !slices.Contains(collections, parts[0]) {
+		return envelope.New(envelope.BadSubsystem, "there are "+strings.Join(collections, ", "))
+	}
+	keys := s.below(parts[0])
+	switch {
+	case len(keys) == 0 || len(parts) == 1:
+		return envelope.New(envelope.BadParameter, "")
+	case !slices.Contains(keys, parts[1]):
+		return envelope.New(envelope.BadSearchKey, "there are "+strings.Join(keys, ", "))
+	case len(parts) == 2 || parts[2] == "":
+		return envelope.New(envelope.BadIdentifier, "it is missing")
+	}
+	return envelope.New(envelope.BadParameter, "there is "+strings.Join(s.below(parts[0], parts[1], ":identifier"), ", "))
+}
+
+// below are the parts that can follow these parts of a path, in the table's
+// order.
+func (s *Server) below(parts ...string) []string {
+	var out []string
+	prefix := strings.Join(append([]string{base}, parts...), "/") + "/"
+	for _, rt := range s.table {
+		rest, ok := strings.CutPrefix(rt.path, prefix)
+		next, _, _ := strings.Cut(rest, "/")
+		if ok && !slices.Contains(out, next) {
+			out = append(out, next)
+		}
+	}
+	return out
 }

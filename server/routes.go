@@ -29,11 +29,11 @@ func (s *Server) routes() []route {
 
 	// One row for each way to name a domain: the router then knows them, and
 	// anything else in their place is 101.
-	deleteErrors := []envelope.Code{envelope.AlreadyActive, envelope.DestroyFailed, envelope.DeleteFailed}
+	deleteErrors := []envelope.Code{envelope.BodyTooLarge, envelope.AlreadyActive, envelope.DestroyFailed, envelope.DeleteFailed}
 	for i := range domains.keys {
 		by := &domains.keys[i]
 		add := func(method, sub string, op operation, e endpoint, permissions ...string) {
-			op.id += by.suffix
+			op.errors = append(slices.Clone(op.errors), envelope.NoDomain)
 			add(method, base+"/domains/"+by.by+"/:identifier"+sub, op, e, permissions...)
 			out[len(out)-1].key = by
 		}
@@ -56,7 +56,7 @@ func (s *Server) routes() []route {
 		}, adapt(s.deleteDomain), "domains:delete")
 		add(http.MethodGet, "/xml_desc", operation{
 			id: "getDomainXML", summary: "XML of a domain",
-			result: openapi.Text().About("domain XML"), results: one,
+			result: domainXMLSchema(), results: one,
 		}, adapt(s.domainXML), "domains:read", "domains:secure")
 	}
 
@@ -66,11 +66,19 @@ func (s *Server) routes() []route {
 	}, adapt(s.version), "domains:read")
 
 	out = append(out, route{method: http.MethodGet, path: metricsPath, permissions: []string{"metrics:read"}, operation: operation{
-		id: "getMetrics", summary: "Metrics for Prometheus",
+		id: "getMetrics", summary: "Metrics for Prometheus", mediaType: "text/plain",
 	}, endpoint: endpoint{write: s.metrics, libvirt: true}})
+	// What the program can do is no secret, and tools read it before they know
+	// what their key is good for.
+	add(http.MethodGet, base+"/openapi.json", operation{
+		id: "getDescription", summary: "This description, as JSON", mediaType: "application/json",
+	}, adapt(s.descriptionJSON).offline(), anyCaller)
+	add(http.MethodGet, base+"/openapi.yaml", operation{
+		id: "getDescriptionYAML", summary: "This description, as YAML", mediaType: "application/yaml",
+	}, adapt(s.descriptionYAML).offline(), anyCaller)
 
 	// Outside of base, for anybody: they say nothing about the host.
 	add(http.MethodGet, "/livez", operation{id: "getLive", summary: "Whether the process is there"}, endpoint{handle: s.livez})
-	add(http.MethodGet, "/readyz", operation{id: "getReady", summary: "Whether libvirt answers now"}, endpoint{handle: s.readyz, libvirt: true})
+	add(http.MethodGet, "/readyz", operation{id: "getReady", summary: "Whether libvirt answers now", errors: []envelope.Code{envelope.Unavailable}}, endpoint{handle: s.readyz})
 	return out
 }

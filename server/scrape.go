@@ -8,7 +8,7 @@ import (
 	"github.com/labstack/echo/v4"
 )
 
-// metricsPath takes authentication, too.
+// metricsPath is where Prometheus looks by itself; it is guarded too.
 const metricsPath = "/metrics"
 
 // metrics answers a scrape, in Prometheus' own format.

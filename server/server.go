@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -50,6 +51,8 @@ type Server struct {
 	domainList shared[domain]
 	// creating is held by who creates a domain.
 	creating turn
+	// description is Description, made once: it never changes.
+	description func() (Description, error)
 }
 
 // turn lets one in at a time.
@@ -71,6 +74,7 @@ func New(o Options) *Server {
 	}
 	s := &Server{opts: o, libvirt: o.Libvirt, auth: o.Auth, log: o.Log, echo: echo.New(), creating: make(turn, 1)}
 	s.table = s.routes()
+	s.description = sync.OnceValues(s.Description)
 	s.echo.HTTPErrorHandler = s.notRouted
 	s.echo.Pre(s.observe, s.authenticate)
 	allow := map[string][]string{} // by path
@@ -172,6 +176,8 @@ const maxMethod = 16
 
 var badPacketID = envelope.New(envelope.BadRequest, "X-Packet-ID is printable ASCII, once, at most 256 characters")
 
+const maxPacketID = 256 // characters
+
 // packetID is the client's own number for the request, and whether it can be
 // given back.
 func packetID(values []string) (string, bool) {
@@ -179,7 +185,7 @@ func packetID(values []string) (string, bool) {
 		return "", true
 	}
 	v := values[0]
-	if len(values) > 1 || len(v) > 256 {
+	if len(values) > 1 || len(v) > maxPacketID {
 		return "", false
 	}
 	for i := 0; i < len(v); i++ {
@@ -283,6 +289,7 @@ func (s *Server) respond(c echo.Context, res *envelope.Response) error {
 		// Nor does the rest of what the client may be sending keep it.
 		_ = http.NewResponseController(w.Writer).SetReadDeadline(time.Now().Add(lingerTimeout))
 	}
+	header.Set("Content-Type", res.MediaType())
 	if after := res.RetryAfter(); after > 0 {
 		header.Set("Retry-After", strconv.Itoa(int((after+time.Second-1)/time.Second)))
 	}
@@ -344,43 +351,6 @@ func (s *Server) notRouted(err error, c echo.Context) {
 		e = envelope.New(envelope.Internal, "")
 	}
 	_ = s.respond(c, envelope.Failed(e))
-}
-
-// unknownPath says which part of a path means nothing.
-func (s *Server) unknownPath(path string) *envelope.Error {
-	if !underBase(path) {
-		return envelope.New(envelope.BadURL, "everything is under "+base+"/")
-	}
-	parts := strings.Split(strings.Trim(strings.TrimPrefix(path, base), "/"), "/")
-	collections := s.below()
-	if !slices.Contains(collections, parts[0]) {
-		return envelope.New(envelope.BadSubsystem, "there are "+strings.Join(collections, ", "))
-	}
-	keys := s.below(parts[0])
-	switch {
-	case len(keys) == 0 || len(parts) == 1:
-		return envelope.New(envelope.BadParameter, "")
-	case !slices.Contains(keys, parts[1]):
-		return envelope.New(envelope.BadSearchKey, "there are "+strings.Join(keys, ", "))
-	case len(parts) == 2 || parts[2] == "":
-		return envelope.New(envelope.BadIdentifier, "it is missing")
-	}
-	return envelope.New(envelope.BadParameter, "there is "+strings.Join(s.below(parts[0], parts[1], ":identifier"), ", "))
-}
-
-// below are the parts that can follow these parts of a path, in the table's
-// order.
-func (s *Server) below(parts ...string) []string {
-	var out []string
-	prefix := strings.Join(append([]string{base}, parts...), "/") + "/"
-	for _, rt := range s.table {
-		rest, ok := strings.CutPrefix(rt.path, prefix)
-		next, _, _ := strings.Cut(rest, "/")
-		if ok && !slices.Contains(out, next) {
-			out = append(out, next)
-		}
-	}
-	return out
 }
 
 // livez says that the process is there.
