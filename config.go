@@ -21,6 +21,8 @@ type config struct {
 	Auth        authConfig
 	ServiceKeys []auth.ServiceKey // in the order of their names
 	Log         logConfig
+	// TraceEndpoint is where traces go, empty for nowhere.
+	TraceEndpoint string
 }
 
 type libvirtdConfig struct {
@@ -94,6 +96,8 @@ var settings = []setting{
 	}},
 	{section: "auth", key: "group_file", set: text(func(c *config) *string { return &c.Auth.GroupFile })},
 	{section: "auth", key: "passwd_file", set: text(func(c *config) *string { return &c.Auth.PasswdFile })},
+
+	{section: "trace", key: "endpoint", set: webURL(func(c *config) *string { return &c.TraceEndpoint }), secret: true},
 
 	{section: "wrapperd", key: "color", set: boolean(func(c *config) *bool { return &c.Log.Color })},
 	{section: "wrapperd", key: "quiet", set: boolean(func(c *config) *bool { return &c.Log.Quiet })},
@@ -207,7 +211,7 @@ func (c *config) set(section, k, v string) error {
 		return nil
 	}
 	if keys == nil {
-		return fmt.Errorf("[%s] is not a section; there are libvirtd, http_server, auth, service_key.NAME, wrapperd", section)
+		return fmt.Errorf("[%s] is not a section; there are libvirtd, http_server, auth, service_key.NAME, trace, wrapperd", section)
 	}
 	return fmt.Errorf("[%s] has no key %q; there are %s", section, k, strings.Join(keys, ", "))
 }

@@ -60,6 +60,8 @@ groups=a, b
 [service_key.ci]
 key=x
 allow=domains:read,domains:power
+[trace]
+endpoint=http://collector:4318
 [wrapperd]
 color=1
 quiet=off
@@ -72,10 +74,12 @@ format=JSON
 	want := config{
 		Libvirtd: libvirtdConfig{Driver: "qemu", Transport: "ssh", Username: "root", Hostname: "h", Port: 2222, Path: "system",
 			Extras: "keyfile=/k", Connections: 8, CallTimeout: 2500 * time.Millisecond},
-		HTTP:        httpConfig{Address: "::1", Port: 81, Threads: 3, Key: "a#b;c", BodyLimit: 2 << 20, RequestTimeout: 30 * time.Second},
-		Auth:        authConfig{Groups: []string{"a", "b"}, GroupFile: "/etc/group", PasswdFile: "/etc/passwd"},
-		Log:         logConfig{Color: true, Format: "json"},
-		ServiceKeys: []auth.ServiceKey{{Name: "ci", Key: "x", Allow: []string{"*:read"}}},
+		HTTP: httpConfig{Address: "::1", Port: 81, Threads: 3, Key: "a#b;c", BodyLimit: 2 << 20, RequestTimeout: 30 * time.Second},
+		Auth: authConfig{Groups: []string{"a", "b"}, GroupFile: "/etc/group", PasswdFile: "/etc/passwd"},
+		Log:  logConfig{Color: true, Format: "json"},
+
+		TraceEndpoint: "http://collector:4318",
+		ServiceKeys:   []auth.ServiceKey{{Name: "ci", Key: "x", Allow: []string{"*:read"}}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -107,6 +111,7 @@ func TestParseConfigRefuses(t *testing.T) {
 		{"[service_key.x]\nkey=a", "", `[service_key.x] needs both key and allow`},
 		{"[service_key.x]\nkey=a\nallow=everything", "", `"everything" is not a permission`},
 		{"[service_key.x]\ncolour=a", "", `[service_key.x] has no key "colour"`},
+		{"[trace]\nendpoint=collector:4318", "", `[trace] endpoint: want http://host:port`},
 		{"port=1", "", `before the first [section]`},
 		{"", "VIRTGATE_HTTP_SERVER_PROT=1", `VIRTGATE_HTTP_SERVER_PROT names no key`},
 		{"", "VIRTGATE_SERVICE_KEY_X=1", `VIRTGATE_SERVICE_KEY_X`},

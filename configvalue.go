@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,6 +26,17 @@ func key(to func(*config) *string) func(*config, string) error {
 	return func(c *config, v string) error {
 		*to(c) = v
 		return auth.CheckKey(v)
+	}
+}
+
+func webURL(to func(*config) *string) func(*config, string) error {
+	return func(c *config, v string) error {
+		u, err := url.Parse(v)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
+			return errors.New("want http://host:port or https://host:port")
+		}
+		*to(c) = v
+		return nil
 	}
 }
 

@@ -57,11 +57,13 @@ func TestImports(t *testing.T) {
 		t.Fatal(err)
 	}
 	const lib = "virtgate/libvirtrpc"
+	const otel = "go.opentelemetry.io/otel"
 	const prometheus = "github.com/prometheus/client_golang/prometheus"
 	allowed := map[string][]string{
-		"virtgate":                {"virtgate/auth", "virtgate/server", "virtgate/server/metrics", lib, "github.com/spf13/viper", "github.com/spf13/pflag", "github.com/go-viper/encoding/ini", "github.com/lmittmann/tint", "golang.org/x/sync/errgroup"},
-		"virtgate/server":         {"virtgate/auth", "virtgate/envelope", "virtgate/openapi", "virtgate/server/metrics", lib, lib + "/domainxml", "github.com/labstack/echo/v4"},
+		"virtgate":                {"virtgate/auth", "virtgate/server", "virtgate/server/metrics", "virtgate/server/tracing", lib, "github.com/spf13/viper", "github.com/spf13/pflag", "github.com/go-viper/encoding/ini", "github.com/lmittmann/tint", "golang.org/x/sync/errgroup"},
+		"virtgate/server":         {"virtgate/auth", "virtgate/envelope", "virtgate/openapi", "virtgate/server/metrics", "virtgate/server/tracing", lib, lib + "/domainxml", "github.com/labstack/echo/v4"},
 		"virtgate/server/metrics": {lib, prometheus, prometheus + "/collectors", prometheus + "/promhttp"},
+		"virtgate/server/tracing": {lib, otel, otel + "/attribute", otel + "/codes", otel + "/exporters/otlp/otlptrace", otel + "/propagation", otel + "/sdk/resource", otel + "/sdk/trace", otel + "/trace", "go.opentelemetry.io/proto/otlp/trace/v1", "google.golang.org/protobuf/proto"},
 		"virtgate/auth":           {},
 		"virtgate/envelope":       {},
 		"virtgate/openapi":        {"go.yaml.in/yaml/v3"},

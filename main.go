@@ -16,6 +16,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/lmittmann/tint"
 	"github.com/spf13/pflag"
@@ -25,6 +26,7 @@ import (
 	"virtgate/libvirtrpc"
 	"virtgate/server"
 	"virtgate/server/metrics"
+	"virtgate/server/tracing"
 )
 
 // version is set by the linker in releases.
@@ -132,13 +134,31 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 		uri = u.Redacted() // from here on it is only shown
 	}
 	figures := metrics.New(versionText())
+	observe := figures.Call
+	tracer, err := newTracer(cfg.TraceEndpoint, env, log)
+	if err != nil {
+		return err
+	}
+	if tracer != nil {
+		observe = func(ctx context.Context, c libvirtrpc.Call) {
+			figures.Call(ctx, c)
+			tracer.Call(ctx, c)
+		}
+		defer func() {
+			flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
+			defer cancel()
+			if err := tracer.Shutdown(flush); err != nil {
+				log.Warn("the last traces were not sent", "error", err)
+			}
+		}()
+	}
 	client, err := libvirtrpc.New(libvirtrpc.Options{
 		Dial:          dial,
 		URI:           remote,
 		Connections:   cfg.Libvirtd.Connections,
 		CallTimeout:   cfg.Libvirtd.CallTimeout,
 		ChangeTimeout: cfg.HTTP.RequestTimeout,
-		Observe:       figures.Call,
+		Observe:       observe,
 		Log:           log,
 	})
 	if err != nil {
@@ -184,6 +204,7 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 		Log:            log,
 		Version:        versionText(),
 		Metrics:        figures,
+		Traces:         tracer,
 		BodyLimit:      cfg.HTTP.BodyLimit,
 		RequestTimeout: cfg.HTTP.RequestTimeout,
 	})
@@ -194,6 +215,18 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 	err = g.Wait()
 	log.Info("stopped")
 	return err
+}
+
+// flushTimeout is how long the end of the program waits for the last traces.
+const flushTimeout = 5 * time.Second
+
+// newTracer is nil when traces have nowhere to go.
+func newTracer(endpoint string, env []string, log *slog.Logger) (*tracing.Tracer, error) {
+	url, header := tracing.Endpoint(endpoint, env)
+	if url == "" {
+		return nil, nil
+	}
+	return tracing.New(tracing.Options{URL: url, Headers: header, Version: versionText(), Log: log})
 }
 
 // setThreads bounds the threads that run at the same time. Half of the CPUs is

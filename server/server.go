@@ -25,6 +25,7 @@ import (
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
 	"virtgate/server/metrics"
+	"virtgate/server/tracing"
 )
 
 // Options are what a Server needs.
@@ -34,6 +35,7 @@ type Options struct {
 	Log     *slog.Logger
 	Version string           // of this program
 	Metrics *metrics.Metrics // default: of its own
+	Traces  *tracing.Tracer  // nil: none
 
 	BodyLimit      int64         // bytes of a request body
 	RequestTimeout time.Duration // of a whole request
@@ -124,7 +126,9 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		if packetOK && packet != "" {
 			header.Set("X-Packet-ID", packet)
 		}
-		ctx, cancel := context.WithTimeout(req.Context(), s.opts.RequestTimeout)
+		method := knownMethod(req.Method)
+		ctx, span := s.opts.Traces.Request(req, method, remoteAddr(req.RemoteAddr))
+		ctx, cancel := context.WithTimeout(ctx, s.opts.RequestTimeout)
 		defer cancel()
 		ctx, calls := libvirtrpc.CountCalls(ctx)
 		req = req.WithContext(ctx)
@@ -158,7 +162,11 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 					attrs = append(attrs, slog.Int("libvirt_code", e.LibvirtCode))
 				}
 			}
-			s.opts.Metrics.Request(req.Method, route, c.Response().Status, time.Since(start))
+			if id := span.TraceID(); id != "" {
+				attrs = append(attrs, slog.String("trace_id", id))
+			}
+			s.opts.Metrics.Request(method, route, c.Response().Status, time.Since(start))
+			span.End(route, c.Response().Status)
 			s.log.LogAttrs(ctx, slog.LevelInfo, "request", attrs...)
 		}()
 		if !packetOK {
@@ -194,6 +202,17 @@ func packetID(values []string) (string, bool) {
 		}
 	}
 	return v, true
+}
+
+// knownMethod is the method if HTTP knows it, else _OTHER, as OpenTelemetry has
+// it: for what must not hold whatever clients make up.
+func knownMethod(m string) string {
+	switch m {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
+		http.MethodConnect, http.MethodOptions, http.MethodTrace:
+		return m
+	}
+	return "_OTHER"
 }
 
 func newRequestID() string {

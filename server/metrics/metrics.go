@@ -5,7 +5,6 @@ package metrics
 
 import (
 	"context"
-	"net/http"
 	"runtime"
 	"strconv"
 	"time"
@@ -74,20 +73,11 @@ func (m *Metrics) Call(_ context.Context, c libvirtrpc.Call) {
 	m.calls.WithLabelValues(c.Procedure, c.Outcome).Observe(c.End.Sub(c.Sent).Seconds())
 }
 
-// Request takes an HTTP request that was answered. route is the route's path in
-// the table, or empty: paths as they came would be labels without end.
+// Request takes an HTTP request that was answered. method is one that HTTP knows,
+// and route the route's path in the table, or empty: what clients make up would
+// be labels without end.
 func (m *Metrics) Request(method, route string, status int, took time.Duration) {
-	m.requests.WithLabelValues(Method(method), route, strconv.Itoa(status)).Observe(took.Seconds())
-}
-
-// Method is the method if HTTP knows it, else _OTHER, as OpenTelemetry has it.
-func Method(m string) string {
-	switch m {
-	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
-		http.MethodConnect, http.MethodOptions, http.MethodTrace:
-		return m
-	}
-	return "_OTHER"
+	m.requests.WithLabelValues(method, route, strconv.Itoa(status)).Observe(took.Seconds())
 }
 
 // state collects what a client says of itself, all of one moment.
