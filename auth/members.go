@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -70,6 +72,9 @@ func (m *members) current() *snapshot {
 	}
 
 	next := &snapshot{group: read(m.groupPath), passwd: read(m.passPath), wanted: m.groups}
+	if s != nil && s.readable() && (exhausted(next.group.err) || exhausted(next.passwd.err)) {
+		return s // as they were, until there are descriptors again
+	}
 	var problem error
 	msg := ""
 	switch {
@@ -111,6 +116,14 @@ func (s source) fresh(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && os.SameFile(info, s.info) &&
 		info.Size() == s.info.Size() && info.ModTime().Equal(s.info.ModTime())
+}
+
+func (s *snapshot) readable() bool { return s.group.err == nil && s.passwd.err == nil }
+
+// exhausted says whether a file could not be opened for want of descriptors,
+// which says nothing about the file.
+func exhausted(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
 func read(path string) source {

@@ -246,3 +246,33 @@ func TestNewWarns(t *testing.T) {
 		t.Errorf("err %v, warned %d times", err, n)
 	}
 }
+
+// A file that changed and cannot be opened for want of descriptors is as it was
+// before: whoever uses them up shuts nobody out.
+func TestNoDescriptors(t *testing.T) {
+	g, p := files(t)
+	m := newMembers([]string{"libvirt", "kvm"}, g, p, func(msg string, err error) { t.Errorf("warned: %s: %v", msg, err) })
+	if !m.current().has("smith") {
+		t.Fatal("smith is no member")
+	}
+	write(t, g, "libvirt:x:1:\nkvm:x:2:\n", time.Minute)
+	var was syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	none := was
+	none.Cur = 0
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	still := m.current().has("smith")
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	if !still {
+		t.Error("a member is shut out")
+	}
+	if m.current().has("smith") {
+		t.Error("the change is not seen when there are descriptors again")
+	}
+}
