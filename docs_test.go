@@ -57,7 +57,7 @@ func TestImports(t *testing.T) {
 	const lib = "virtgate/libvirtrpc"
 	allowed := map[string][]string{
 		"virtgate":          {"virtgate/auth", "virtgate/server", lib, "github.com/spf13/viper", "github.com/spf13/pflag", "github.com/go-viper/encoding/ini", "github.com/lmittmann/tint", "golang.org/x/sync/errgroup"},
-		"virtgate/server":   {"virtgate/auth", "virtgate/envelope", "virtgate/openapi", lib, lib + "/domainxml", "github.com/labstack/echo/v4", "github.com/labstack/echo/v4/middleware"},
+		"virtgate/server":   {"virtgate/auth", "virtgate/envelope", "virtgate/openapi", lib, lib + "/domainxml", "github.com/labstack/echo/v4", "github.com/labstack/echo/v4/middleware", "github.com/swaggest/swgui/v5/static", "github.com/vearutop/statigz"},
 		"virtgate/auth":     {},
 		"virtgate/envelope": {},
 		"virtgate/openapi":  {"go.yaml.in/yaml/v3"},

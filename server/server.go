@@ -36,6 +36,7 @@ type Options struct {
 
 	BodyLimit      int64         // bytes of a request body
 	RequestTimeout time.Duration // of a whole request
+	Docs           bool          // there is a page for people
 }
 
 // Server answers HTTP requests.
@@ -73,8 +74,9 @@ func New(o Options) *Server {
 	s.description = sync.OnceValues(s.Description)
 	s.echo.HTTPErrorHandler = s.notRouted
 	s.echo.Pre(s.observe, middleware.GzipWithConfig(middleware.GzipConfig{
-		Level:     1,    // libvirt's XML shrinks to a tenth at any level
-		MinLength: 1400, // what fits into one packet gains nothing
+		Level:     1,                                                                                      // libvirt's XML shrinks to a tenth at any level
+		MinLength: 1400,                                                                                   // what fits into one packet gains nothing
+		Skipper:   func(c echo.Context) bool { return strings.HasPrefix(c.Request().URL.Path, pageBase) }, // it is compressed
 	}), s.authenticate)
 	allow := map[string][]string{} // by path
 	add := func(method, path string, h echo.HandlerFunc) {
@@ -87,6 +89,9 @@ func New(o Options) *Server {
 	}
 	for _, rt := range s.table {
 		add(rt.method, rt.path, s.serve(rt))
+	}
+	if o.Docs {
+		addPage(add)
 	}
 	for path, methods := range allow {
 		// Echo would answer OPTIONS by itself, without the envelope.
