@@ -42,6 +42,7 @@ type httpConfig struct {
 	Key            string
 	BodyLimit      int64 // bytes
 	RequestTimeout time.Duration
+	Docs           bool // there is a page for people
 }
 
 type authConfig struct {
@@ -89,6 +90,7 @@ var settings = []setting{
 	{section: "http_server", key: "doc_root", set: func(*config, string) error { return nil }}, // no files are served
 	{section: "http_server", key: "body_limit", set: size(func(c *config) *int64 { return &c.HTTP.BodyLimit }, 1024, maxBodyLimit)},
 	{section: "http_server", key: "request_timeout", set: duration(func(c *config) *time.Duration { return &c.HTTP.RequestTimeout }, time.Second, time.Hour)},
+	{section: "http_server", key: "docs", set: boolean(func(c *config) *bool { return &c.HTTP.Docs })},
 
 	{section: "auth", key: "groups", set: func(c *config, v string) error {
 		c.Auth.Groups = words(v)
@@ -112,7 +114,7 @@ func defaultConfig() config {
 		Libvirtd: libvirtdConfig{Driver: "qemu", Connections: 4, CallTimeout: 10 * time.Second},
 		HTTP: httpConfig{
 			Address: "127.0.0.1", Port: 8081, KeyRequired: true,
-			BodyLimit: 1 << 20, RequestTimeout: time.Minute,
+			BodyLimit: 1 << 20, RequestTimeout: time.Minute, Docs: true,
 		},
 		Auth: authConfig{Groups: []string{"libvirt", "kvm"}, GroupFile: "/etc/group", PasswdFile: "/etc/passwd"},
 		Log:  logConfig{Format: "text"},

@@ -55,6 +55,7 @@ auth-key=a#b;c ; what is behind is a comment
 doc_root=/srv
 body_limit=2MiB
 request_timeout=30
+docs=off
 [auth]
 groups=a, b
 [service_key.ci]

@@ -207,6 +207,7 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 		Traces:         tracer,
 		BodyLimit:      cfg.HTTP.BodyLimit,
 		RequestTimeout: cfg.HTTP.RequestTimeout,
+		Docs:           cfg.HTTP.Docs,
 	})
 	g.Go(func() error {
 		defer endClient()

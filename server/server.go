@@ -39,6 +39,7 @@ type Options struct {
 
 	BodyLimit      int64         // bytes of a request body
 	RequestTimeout time.Duration // of a whole request
+	Docs           bool          // there is a page for people
 }
 
 // Server answers HTTP requests.
@@ -90,6 +91,9 @@ func New(o Options) *Server {
 	}
 	for _, rt := range s.table {
 		add(rt.method, rt.path, s.serve(rt))
+	}
+	if o.Docs {
+		addPage(add)
 	}
 	for path, methods := range allow {
 		// Echo would answer OPTIONS by itself, without the envelope.
