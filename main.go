@@ -178,16 +178,15 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 		return err
 	}
 
+	if f.check {
+		return check(ctx, dial, client, stdout, file, listen, uri)
+	}
+
 	// The client outlives the server: requests that are under way need it.
 	clientCtx, endClient := context.WithCancel(context.WithoutCancel(ctx))
 	defer endClient()
 	var g errgroup.Group
 	g.Go(func() error { return client.Run(clientCtx) })
-	if f.check {
-		err := check(ctx, client, stdout, file, listen, uri)
-		endClient()
-		return errors.Join(err, g.Wait())
-	}
 
 	l, err := net.Listen("tcp", listen)
 	if err != nil {
@@ -301,12 +300,30 @@ and a user in the groups of [auth] may call with it:
 `, key, key, name, addr)
 }
 
+// checkTimeout is how long --check waits for the daemon's socket.
+const checkTimeout = 10 * time.Second
+
 // check is --check: it prints what was found, and its error says what is wrong.
-func check(ctx context.Context, c *libvirtrpc.Client, w io.Writer, file, listen, uri string) error {
+func check(ctx context.Context, dial func(context.Context) (net.Conn, error), c *libvirtrpc.Client, w io.Writer, file, listen, uri string) (err error) {
 	if file == "" {
 		file = "none, the defaults hold"
 	}
 	fmt.Fprintf(w, "configuration  %s\nlisten         %s\nlibvirt URI    %s\n", file, listen, uri)
+	// The first error says what is wrong; later ones may be consequences.
+	dialCtx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	conn, err := dial(dialCtx)
+	if err != nil {
+		return err
+	}
+	conn.Close()
+	ctx, end := context.WithCancel(ctx)
+	var g errgroup.Group
+	g.Go(func() error { return c.Run(ctx) })
+	defer func() {
+		end()
+		err = errors.Join(err, g.Wait())
+	}()
 	v, err := c.Version(ctx)
 	if err != nil {
 		return err

@@ -40,7 +40,7 @@ type Options struct {
 	ChangeTimeout  time.Duration // of one change; default 60 s
 	ConnectTimeout time.Duration // of opening a connection; default 5 s
 	// OutageWait is how long a call waits for a connection when there is none;
-	// default 3 s, three times the longest pause between two attempts to open one.
+	// default 3 s, six times the longest pause between two attempts to open one.
 	OutageWait time.Duration
 	// PingInterval is the pause between two signs of life asked of the daemon;
 	// default 5 s, negative for none.

@@ -26,7 +26,7 @@ const (
 	lingerFor = 2 * time.Minute
 
 	backoffFirst = 50 * time.Millisecond
-	backoffMost  = time.Second
+	backoffMost  = 500 * time.Millisecond
 )
 
 // pool keeps Options.Connections connections open and hands out places for
@@ -39,6 +39,8 @@ type pool struct {
 	noStats  atomic.Bool      // nor stats
 	linger   time.Duration    // lingerFor, but in tests
 
+	knocking chan struct{} // held by whose turn it is
+
 	mu      sync.Mutex
 	conns   []*conn
 	waiting list.List     // of chan *conn, first come first served
@@ -50,7 +52,7 @@ type pool struct {
 }
 
 func newPool(o *Options, event func(wire.Frame), onChange func(first bool)) *pool {
-	return &pool{opts: o, event: event, onChange: onChange, linger: lingerFor, up: make(chan struct{})}
+	return &pool{opts: o, event: event, onChange: onChange, linger: lingerFor, knocking: make(chan struct{}, 1), up: make(chan struct{})}
 }
 
 func (p *pool) onMessage(f wire.Frame) { p.event(f) }
@@ -68,22 +70,10 @@ func (p *pool) Run(ctx context.Context) error {
 // connection, open the next one.
 func (p *pool) keepOpen(ctx context.Context, g *errgroup.Group) {
 	delay := backoffFirst
-	for ctx.Err() == nil {
-		c, err := p.open(ctx)
-		if err != nil {
-			if ctx.Err() != nil {
-				return
-			}
-			p.failed(err)
-			// Jitter, so that the places do not all knock at the same moment.
-			wait := time.NewTimer(delay/2 + rand.N(delay/2))
-			select {
-			case <-ctx.Done():
-			case <-wait.C:
-			}
-			wait.Stop()
-			delay = min(2*delay, backoffMost)
-			continue
+	for {
+		c := p.knock(ctx, &delay)
+		if c == nil {
+			return
 		}
 		opened := time.Now()
 		p.add(c)
@@ -100,6 +90,54 @@ func (p *pool) keepOpen(ctx context.Context, g *errgroup.Group) {
 		if time.Since(opened) > backoffMost {
 			delay = backoffFirst
 		}
+	}
+}
+
+// knock opens a connection, and tries until it can or ctx ends.
+func (p *pool) knock(ctx context.Context, delay *time.Duration) *conn {
+	for {
+		done := p.turn(ctx)
+		if done == nil {
+			return nil
+		}
+		c, err := p.open(ctx)
+		if err != nil && ctx.Err() == nil {
+			p.failed(err)
+			// Jitter, so that not all clients of a daemon come at the same moment.
+			wait := time.NewTimer(*delay/2 + rand.N(*delay/2))
+			select {
+			case <-ctx.Done():
+			case <-wait.C:
+			}
+			wait.Stop()
+			*delay = min(2**delay, backoffMost)
+		}
+		done()
+		if err == nil {
+			return c
+		}
+	}
+}
+
+// turn waits until a connection may be opened; nil is the end of ctx. While there
+// is none, one place after the other knocks: a daemon in trouble is spared all of
+// them at once, and sshd shuts out who comes too often with an unknown key.
+func (p *pool) turn(ctx context.Context) (done func()) {
+	p.mu.Lock()
+	up := p.up
+	p.mu.Unlock()
+	select {
+	case <-up:
+		return func() {}
+	default:
+	}
+	select {
+	case <-up:
+		return func() {}
+	case p.knocking <- struct{}{}:
+		return func() { <-p.knocking }
+	case <-ctx.Done():
+		return nil
 	}
 }
 
