@@ -306,7 +306,8 @@ func pathParam(c echo.Context, name string) (string, error) {
 	return url.PathUnescape(v)
 }
 
-// respond writes an envelope. Nothing else writes a body.
+// respond writes a response. But for the files of the page nothing else writes a
+// body.
 func (s *Server) respond(c echo.Context, res *envelope.Response) error {
 	if len(res.Errors) > 0 {
 		c.Set(keyError, res.Errors[0])
