@@ -301,7 +301,8 @@ func acceptsGzip(h http.Header) bool {
 	return accepted["*"]
 }
 
-// respond writes an envelope. Nothing but metrics writes another body.
+// respond writes a response. Nothing but metrics and the files of the page writes
+// another body.
 func (s *Server) respond(c echo.Context, res *envelope.Response) error {
 	if len(res.Errors) > 0 {
 		c.Set(keyError, res.Errors[0])
