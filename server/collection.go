@@ -12,7 +12,7 @@ import (
 
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
-	"virtgate/openapi"
+	"virtgate/server/openapi"
 )
 
 // collection is what lists and details of one kind of object have in common: it

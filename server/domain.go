@@ -11,7 +11,7 @@ import (
 
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
-	"virtgate/openapi"
+	"virtgate/server/openapi"
 )
 
 // statusNames are the states by libvirt's number, as the API spells them.

@@ -10,7 +10,7 @@ import (
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
 	"virtgate/libvirtrpc/domainxml"
-	"virtgate/openapi"
+	"virtgate/server/openapi"
 )
 
 type createDomainsReq struct {

@@ -11,7 +11,7 @@ import (
 
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
-	"virtgate/openapi"
+	"virtgate/server/openapi"
 )
 
 // param is one query parameter, bound to where its value goes. A request type

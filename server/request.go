@@ -15,7 +15,7 @@ import (
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
 	"virtgate/libvirtrpc/domainxml"
-	"virtgate/openapi"
+	"virtgate/server/openapi"
 )
 
 // request is what a decoder sees of an HTTP request.
