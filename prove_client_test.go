@@ -58,7 +58,7 @@ func (g *gateway) light(t *testing.T, until <-chan struct{}) []time.Duration {
 				body, err := io.ReadAll(res.Body)
 				res.Body.Close()
 				took := time.Since(began)
-				if err != nil || res.StatusCode != 200 || took > 10*time.Second {
+				if err != nil || res.StatusCode != 200 || took > 5*time.Second {
 					t.Errorf("a client that has nothing to do with it: %d, %v, after %s: %s", res.StatusCode, err, took, body)
 				}
 				mu.Lock()
