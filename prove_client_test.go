@@ -341,11 +341,11 @@ func (g *gateway) proveDeadlines(t *testing.T) {
 		// The end comes between these, 0 for at once.
 		least, most time.Duration
 	}{
-		{"half of the headers", "GET /livez HTTP/1.1\r\nHost: a\r\n", "", 10 * time.Second, 20 * time.Second},
-		{"nothing at all", "", "", 10 * time.Second, 20 * time.Second},
-		{"half of a body, known", "POST /libvirt/domains HTTP/1.1\r\n" + known + "Content-Length: 10\r\n\r\n1", "400/3", 3 * time.Second, 10 * time.Second},
-		{"half of a chunk, known", "POST /libvirt/domains HTTP/1.1\r\n" + known + "Transfer-Encoding: chunked\r\n\r\n9\r\n1", "400/3", 3 * time.Second, 10 * time.Second},
-		{"half of a body that nobody reads, known", knownGet + "Content-Length: 10\r\n\r\n1", "200/-1", 3 * time.Second, 10 * time.Second},
+		{"half of the headers", "GET /livez HTTP/1.1\r\nHost: a\r\n", "", 9 * time.Second, 20 * time.Second},
+		{"nothing at all", "", "", 9 * time.Second, 20 * time.Second},
+		{"half of a body, known", "POST /libvirt/domains HTTP/1.1\r\n" + known + "Content-Length: 10\r\n\r\n1", "400/3", 2 * time.Second, 10 * time.Second},
+		{"half of a chunk, known", "POST /libvirt/domains HTTP/1.1\r\n" + known + "Transfer-Encoding: chunked\r\n\r\n9\r\n1", "400/3", 2 * time.Second, 10 * time.Second},
+		{"half of a body that nobody reads, known", knownGet + "Content-Length: 10\r\n\r\n1", "200/-1", 2 * time.Second, 10 * time.Second},
 		{"half of a body, unknown", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n1", "400/2", 0, 8 * time.Second},
 		{"a body over the limit that does not come", "POST /libvirt/domains HTTP/1.1\r\n" + known + "Content-Length: 2000000\r\n\r\n1", "413/15", 0, 8 * time.Second},
 	} {
@@ -393,7 +393,7 @@ func (g *gateway) proveDeadlines(t *testing.T) {
 // a bound to what they cost, and everybody else is served.
 func TestProveIdleClients(t *testing.T) {
 	d := startDaemon(t)
-	g := startGateway(t, "test", d.socket())
+	g := startGateway(t, "test", d.socket(), "libvirtd.connections=1")
 	eventually(t, "ready", 10*time.Second, func() bool { return g.do(t, "GET", "/readyz", "").status == 200 })
 	n := scale(2500, 10_000)
 	var limit syscall.Rlimit // Go has raised the soft one at the start
