@@ -16,7 +16,8 @@ type Kind int
 
 const (
 	Failed      Kind = iota // libvirt said no for a reason that has no kind of its own
-	NotFound                // no such object
+	NotFound                // no such domain
+	Missing                 // something else that is needed is not there: a network, a volume
 	Exists                  // an object with that name or UUID is there already
 	Invalid                 // an argument or a document that libvirt does not accept
 	Conflict                // not possible in the object's present state
@@ -67,6 +68,7 @@ var errorKinds = map[libvirt.ErrorNumber]Kind{
 	libvirt.ErrInvalidDomain:          Invalid,
 	libvirt.ErrOsType:                 Invalid,
 	libvirt.ErrUnknownHost:            Invalid,
+	libvirt.ErrOverflow:               Invalid,
 	libvirt.ErrOperationDenied:        Denied,
 	libvirt.ErrAuthFailed:             Denied,
 	libvirt.ErrAuthUnavailable:        Denied,
@@ -79,14 +81,14 @@ var errorKinds = map[libvirt.ErrorNumber]Kind{
 	libvirt.ErrAgentUnresponsive:      TimedOut,
 	libvirt.ErrOperationAborted:       Failed,
 	libvirt.ErrNoDomain:               NotFound,
-	libvirt.ErrNoNetwork:              NotFound,
-	libvirt.ErrNoStoragePool:          NotFound,
-	libvirt.ErrNoStorageVol:           NotFound,
-	libvirt.ErrNoNodeDevice:           NotFound,
-	libvirt.ErrNoSecret:               NotFound,
-	libvirt.ErrNoDomainSnapshot:       NotFound,
-	libvirt.ErrNoDomainCheckpoint:     NotFound,
-	libvirt.ErrNoDomainMetadata:       NotFound,
+	libvirt.ErrNoNetwork:              Missing,
+	libvirt.ErrNoStoragePool:          Missing,
+	libvirt.ErrNoStorageVol:           Missing,
+	libvirt.ErrNoNodeDevice:           Missing,
+	libvirt.ErrNoSecret:               Missing,
+	libvirt.ErrNoDomainSnapshot:       Missing,
+	libvirt.ErrNoDomainCheckpoint:     Missing,
+	libvirt.ErrNoDomainMetadata:       Missing,
 	libvirt.ErrNoServer:               Unavailable,
 	libvirt.ErrSnapshotRevertRisky:    Conflict,
 	libvirt.ErrMigrateUnsafe:          Conflict,

@@ -18,6 +18,7 @@ const retryAfter = 2 * time.Second
 // whose status is libvirt's to decide. The rest is 502.
 var kindStatus = map[libvirtrpc.Kind]int{
 	libvirtrpc.NotFound:    http.StatusNotFound,
+	libvirtrpc.Missing:     http.StatusNotFound,
 	libvirtrpc.Exists:      http.StatusConflict,
 	libvirtrpc.Invalid:     http.StatusBadRequest,
 	libvirtrpc.Conflict:    http.StatusConflict,
