@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -74,7 +75,10 @@ func (q *query) list(name string) []string {
 	}
 	out := strings.Split(v, ",")
 	for i := range out {
-		out[i] = strings.TrimSpace(out[i])
+		// An empty word is in every name: "search=a," would find everything.
+		if out[i] = strings.TrimSpace(out[i]); out[i] == "" {
+			q.fail(name, "has an empty value")
+		}
 	}
 	return out
 }
@@ -194,7 +198,7 @@ func (r *request) domain() (libvirtrpc.Ref, error) {
 	return libvirtrpc.ByName(r.id), nil
 }
 
-// maxName is the most bytes that a domain's name has, by the reference.
+// maxName is the most characters that a domain's name has, by the reference.
 const maxName = 253
 
 // checkName refuses names that cannot be a domain's. libvirt checks the rest.
@@ -202,8 +206,8 @@ func checkName(name string) error {
 	switch {
 	case name == "":
 		return errors.New("a name is not empty")
-	case len(name) > maxName:
-		return fmt.Errorf("a name has at most %d bytes", maxName)
+	case utf8.RuneCountInString(name) > maxName:
+		return fmt.Errorf("a name has at most %d characters", maxName)
 	case !utf8.ValidString(name):
 		return errors.New("a name is UTF-8")
 	case strings.ContainsFunc(name, func(c rune) bool { return c < 0x20 || c == 0x7f }):
@@ -325,6 +329,9 @@ func checkJSON(body []byte) error {
 // strict decodes one JSON object into v; an unknown field or a wrong type is an
 // error that names it.
 func strict(raw json.RawMessage, v any) error {
+	if err := exactKeys(raw, reflect.TypeOf(v).Elem()); err != nil {
+		return err
+	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
 	err := dec.Decode(v)
@@ -336,6 +343,43 @@ func strict(raw json.RawMessage, v any) error {
 		return fmt.Errorf("field %q: want %s, not %s", te.Field, jsonType(te.Type.Kind().String()), te.Value)
 	}
 	return errors.New(strings.TrimPrefix(err.Error(), "json: "))
+}
+
+// exactKeys refuses keys that differ from a field of t in their case: Go's
+// decoder takes them for the field. Values of other kinds are the decoder's.
+func exactKeys(raw json.RawMessage, t reflect.Type) error {
+	switch t.Kind() {
+	case reflect.Slice:
+		var list []json.RawMessage
+		if t.Elem().Kind() != reflect.Struct || json.Unmarshal(raw, &list) != nil {
+			return nil
+		}
+		for _, item := range list {
+			if err := exactKeys(item, t.Elem()); err != nil {
+				return err
+			}
+		}
+	case reflect.Struct:
+		var object map[string]json.RawMessage
+		if json.Unmarshal(raw, &object) != nil {
+			return nil
+		}
+		for i := range t.NumField() {
+			f := t.Field(i)
+			key := f.Tag.Get("json")
+			for k, value := range object {
+				if k != key && strings.EqualFold(k, key) {
+					return fmt.Errorf("unknown field %q; it is written %q", k, key)
+				}
+				if k == key {
+					if err := exactKeys(value, f.Type); err != nil {
+						return err
+					}
+				}
+			}
+		}
+	}
+	return nil
 }
 
 func jsonType(kind string) string {
