@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
-	"github.com/labstack/echo/v4/middleware"
 
 	"virtgate/auth"
 	"virtgate/envelope"
@@ -68,10 +67,7 @@ func New(o Options) *Server {
 	s := &Server{opts: o, libvirt: o.Libvirt, auth: o.Auth, log: o.Log, echo: echo.New(), creating: make(turn, 1)}
 	s.table = s.routes()
 	s.echo.HTTPErrorHandler = s.notRouted
-	s.echo.Pre(s.observe, middleware.GzipWithConfig(middleware.GzipConfig{
-		Level:     1,    // libvirt's XML shrinks to a tenth at any level
-		MinLength: 1400, // what fits into one packet gains nothing
-	}), s.authenticate)
+	s.echo.Pre(s.observe, compress, s.authenticate)
 	allow := map[string][]string{} // by path
 	add := func(method, path string, h echo.HandlerFunc) {
 		s.echo.Add(method, path, h)
@@ -120,9 +116,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		IdleTimeout:    idleTimeout,
 		MaxHeaderBytes: maxHeader,
 		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		// "OPTIONS *" is a path like any other.
+		DisableGeneralOptionsHandler: true,
 	}
 	stopped := make(chan error, 1)
-	go func() { stopped <- srv.Serve(plainErrors{l}) }()
+	go func() { stopped <- srv.Serve(plainErrors{l, s.log}) }()
 	select {
 	case err := <-stopped:
 		return err
@@ -233,10 +231,12 @@ func newRequestID() string {
 	return hex.EncodeToString(b[:])
 }
 
-func remoteAddr(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
+func remoteAddr(r *http.Request) string { return hostOf(r.RemoteAddr) }
+
+func hostOf(address string) string {
+	host, _, err := net.SplitHostPort(address)
 	if err != nil {
-		return r.RemoteAddr
+		return address
 	}
 	return host
 }
@@ -281,7 +281,7 @@ func (s *Server) serve(rt route) echo.HandlerFunc {
 		req := &request{by: by, http: c.Request()}
 		req.caller, _ = c.Get(keyCaller).(auth.Caller)
 		if !rt.permitted(req.caller) {
-			return s.respond(c, envelope.Failed(envelope.New(envelope.NotPermitted, "it lacks "+rt.permissions[0])))
+			return s.respond(c, envelope.Failed(envelope.New(envelope.NotPermitted, "it lacks "+strings.Join(rt.permissions, " or "))))
 		}
 		var err error
 		if req.id, err = pathParam(c, "identifier"); err != nil {

@@ -122,6 +122,22 @@ func TestGzip(t *testing.T) {
 	}
 }
 
+func TestRefusesGzip(t *testing.T) {
+	for header, want := range map[string]bool{
+		"": false, "gzip": false, "br, gzip;q=0.5": false, "gzip;q=0": true, "br,GZIP ; q=0.000": true, "deflate;q=0, gzip": false, "x-gzip;q=0": false,
+	} {
+		if got := refusesGzip([]string{header}); got != want {
+			t.Errorf("%q: %v", header, got)
+		}
+	}
+	s := open(t, route{"GET", "/libvirt/big", []string{"domains:read"}, func(context.Context, *request) *envelope.Response {
+		return &envelope.Response{Results: []json.RawMessage{envelope.Raw(strings.Repeat("x", 5000))}}
+	}})
+	if w, _ := body(t, s, "GET", "/libvirt/big", "Accept-Encoding", "gzip;q=0"); w.Header().Get("Content-Encoding") != "" {
+		t.Error("compressed for who refuses it")
+	}
+}
+
 // What net/http answers by itself has the envelope too.
 func TestNotHTTP(t *testing.T) {
 	s := open(t)
@@ -142,7 +158,9 @@ func TestNotHTTP(t *testing.T) {
 		"nonsense\r\n\r\n": 400,
 		"GET / HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat("x", 64<<10) + "\r\n\r\n": 431,
 		"GET / HTTP/1.1\r\n\r\n": 400, // no Host
-		"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n": 200,
+		"POST /livez HTTP/1.1\r\nHost: a\r\nExpect: more\r\nContent-Length: 1\r\n\r\n": 417,
+		"OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n":                   400,
+		"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n":                  200,
 	} {
 		c, err := net.Dial("tcp", l.Addr().String())
 		if err != nil {
@@ -155,7 +173,7 @@ func TestNotHTTP(t *testing.T) {
 		}
 		b, _ := io.ReadAll(res.Body)
 		var e struct{ Results, Errors, Messages []any }
-		if err := json.Unmarshal(b, &e); err != nil || e.Results == nil || res.StatusCode != status {
+		if err := json.Unmarshal(b, &e); err != nil || e.Results == nil || res.StatusCode != status || res.Header.Get("X-Request-ID") == "" {
 			t.Errorf("%.40q: %d %s", request, res.StatusCode, b)
 		}
 		c.Close()
