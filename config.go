@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -10,9 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/go-viper/encoding/ini"
-	"github.com/spf13/viper"
 
 	"virtgate/auth"
 )
@@ -119,10 +115,6 @@ func defaultConfig() config {
 	}
 }
 
-// delimiter joins sections and keys inside viper. Its own, the dot, is a part
-// of section names here.
-const delimiter = "\x00"
-
 // parseConfig reads a configuration in INI form, then the environment, whose
 // VIRTGATE_SECTION_KEY variables win. What it does not know or cannot read is
 // an error that names section, key and value; the values of keys are not shown.
@@ -156,34 +148,6 @@ func parseConfig(r io.Reader, env []string) (config, error) {
 	return c, c.check()
 }
 
-func readINI(r io.Reader) (map[string]map[string]string, error) {
-	reg := viper.NewCodecRegistry()
-	err := reg.RegisterCodec("ini", ini.Codec{KeyDelimiter: delimiter, LoadOptions: ini.LoadOptions{
-		SpaceBeforeInlineComment: true, // a key may hold # and ;
-		IgnoreContinuation:       true,
-	}})
-	if err != nil {
-		return nil, err
-	}
-	v := viper.NewWithOptions(viper.KeyDelimiter(delimiter), viper.WithCodecRegistry(reg))
-	v.SetConfigType("ini")
-	if err := v.ReadConfig(r); err != nil {
-		return nil, fmt.Errorf("cannot read the configuration: %w", err)
-	}
-	out := map[string]map[string]string{}
-	for section, keys := range v.AllSettings() {
-		m, ok := keys.(map[string]any)
-		if !ok || section == "default" {
-			return nil, errors.New("cannot read the configuration: a key stands before the first [section]")
-		}
-		out[section] = map[string]string{}
-		for k, v := range m {
-			out[section][k] = fmt.Sprint(v)
-		}
-	}
-	return out, nil
-}
-
 // overlay puts the environment over what the file says. A variable that names
 // a section of ours but no key of it is an error; others (Kubernetes makes
 // VIRTGATE_PORT for a service of that name) are left alone.
@@ -206,7 +170,13 @@ func overlay(sections map[string]map[string]string, env []string) error {
 			if i < 1 {
 				return fmt.Errorf("environment: %s: want VIRTGATE_SERVICE_KEY_NAME_KEY or …_ALLOW", name)
 			}
-			put(servicePrefix+strings.ToLower(service[:i]), strings.ToLower(service[i+1:]), value)
+			section := servicePrefix + strings.ToLower(service[:i])
+			for _, s := range sorted(sections) { // the file's spelling, when it has that one
+				if variable(s) == "SERVICE_KEY_"+service[:i] {
+					section = s
+				}
+			}
+			put(section, strings.ToLower(service[i+1:]), value)
 			continue
 		}
 		known, ours := false, false
