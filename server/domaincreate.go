@@ -271,10 +271,14 @@ func (s *Server) undoDefine(ctx context.Context, d domain, cause error) error {
 		// It has an NVRAM file, which may have been there before.
 		err = s.libvirt.Undefine(ctx, d.UUID, libvirtrpc.UndefineKeepNVRAM)
 	}
-	if err != nil && libvirtrpc.KindOf(err) != libvirtrpc.NotFound {
+	switch {
+	case err == nil, libvirtrpc.KindOf(err) == libvirtrpc.NotFound:
+		e.Message += "; the definition was removed again"
+	case errors.As(err, &lv) && lv.OutcomeUnknown:
+		e.Message += "; removing the definition was sent once and its outcome is unknown"
+		e.RetryAfter = 0
+	default:
 		e.Message += "; the definition is still there: removing it failed too"
-		return e
 	}
-	e.Message += "; the definition was removed again"
 	return e
 }
