@@ -176,7 +176,13 @@ func overlay(sections map[string]map[string]string, env []string) error {
 			if i < 1 {
 				return fmt.Errorf("environment: %s: want VIRTGATE_SERVICE_KEY_NAME_KEY or …_ALLOW", name)
 			}
-			put(servicePrefix+strings.ToLower(service[:i]), strings.ToLower(service[i+1:]), value)
+			section := servicePrefix + strings.ToLower(service[:i])
+			for _, s := range sorted(sections) { // the file's spelling, when it has that one
+				if variable(s) == "SERVICE_KEY_"+service[:i] {
+					section = s
+				}
+			}
+			put(section, strings.ToLower(service[i+1:]), value)
 			continue
 		}
 		known, ours := false, false

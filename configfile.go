@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"strings"
 
 	"github.com/go-viper/encoding/ini"
 	"github.com/spf13/viper"
@@ -43,7 +44,7 @@ func readINI(r io.Reader) (map[string]map[string]string, error) {
 		}
 		out[section] = map[string]string{}
 		for k, v := range m {
-			out[section][k] = fmt.Sprint(v)
+			out[section][k] = iniValue(fmt.Sprint(v))
 		}
 	}
 	return out, nil
@@ -67,8 +68,11 @@ func badLine(text []byte) int {
 func parseINI(text []byte) (*viper.Viper, error) {
 	reg := viper.NewCodecRegistry()
 	err := reg.RegisterCodec("ini", ini.Codec{KeyDelimiter: delimiter, LoadOptions: ini.LoadOptions{
-		SpaceBeforeInlineComment: true, // a key may hold # and ;
-		IgnoreContinuation:       true,
+		// Quotes and comments are iniValue's: the library cuts a comment off
+		// before it looks for quotes, and takes one alone for a value.
+		IgnoreInlineComment:     true,
+		PreserveSurroundedQuote: true,
+		IgnoreContinuation:      true,
 	}})
 	if err != nil {
 		return nil, err
@@ -76,4 +80,24 @@ func parseINI(text []byte) (*viper.Viper, error) {
 	v := viper.NewWithOptions(viper.KeyDelimiter(delimiter), viper.WithCodecRegistry(reg))
 	v.SetConfigType("ini")
 	return v, v.ReadConfig(bytes.NewReader(text))
+}
+
+// iniValue is a value without the quotes around it and the comment behind it. A
+// comment begins with ; or # at the value's begin or after a space: a key may
+// hold both.
+func iniValue(v string) string {
+	comment := func(s string) bool { return s != "" && (s[0] == ';' || s[0] == '#') }
+	v = strings.TrimSpace(v)
+	if v != "" && (v[0] == '"' || v[0] == '\'') {
+		inner, rest, ok := strings.Cut(v[1:], v[:1])
+		if after := strings.TrimLeft(rest, " \t"); ok && (after == "" || after != rest && comment(after)) {
+			return inner
+		}
+	}
+	for i := range v {
+		if comment(v[i:]) && (i == 0 || v[i-1] == ' ' || v[i-1] == '\t') {
+			return strings.TrimSpace(v[:i])
+		}
+	}
+	return v
 }

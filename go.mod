@@ -3,6 +3,7 @@ module virtgate
 go 1.26.8
 
 require (
+	github.com/anishathalye/porcupine v1.3.1
 	github.com/chromedp/cdproto v0.159.0
 	github.com/chromedp/chromedp v0.23.0
 	github.com/digitalocean/go-libvirt v0.0.0-20261013170128-efbbdf578ac8
@@ -29,6 +30,7 @@ require (
 	golang.org/x/tools v0.52.0
 	google.golang.org/protobuf v1.36.12
 	libvirt.org/go/libvirtxml v1.12002.0
+	pgregory.net/rapid v1.3.0
 )
 
 require (

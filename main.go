@@ -281,10 +281,20 @@ func newLogger(c logConfig, w io.Writer) *slog.Logger {
 	switch {
 	case c.Format == "json":
 		return slog.New(slog.NewJSONHandler(w, o))
-	case c.Color:
+	case c.Color && isTerminal(w):
 		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level}))
 	}
 	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// isTerminal tells whether somebody looks: a file is to have no colours.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
 // announceKey prints the key made for this run, the only time that it is shown.

@@ -115,6 +115,14 @@ func TestProveRequestShapes(t *testing.T) {
 		open, _, _ := s.libvirt.Load()
 		return open == 4
 	})
+	settled("the listener", func() bool {
+		res, err := http.Get("http://" + addr + "/livez")
+		if err == nil {
+			res.Body.Close()
+		}
+		return err == nil
+	})
+	http.DefaultClient.CloseIdleConnections()
 	goroutines := runtime.NumGoroutine()
 	const (
 		who   = "Host: a\r\nX-Auth-Key: " + testKey + "\r\nX-Auth-Username: " + testUser + "\r\n"

@@ -247,7 +247,7 @@ func (s *Server) serve(rt route) echo.HandlerFunc {
 		req := &request{key: rt.key, http: c.Request()}
 		req.caller, _ = c.Get(keyCaller).(auth.Caller)
 		if !rt.public() && !rt.permitted(req.caller) {
-			return s.respond(c, envelope.Failed(envelope.New(envelope.NotPermitted, "it lacks "+rt.permissions[0])))
+			return s.respond(c, envelope.Failed(envelope.New(envelope.NotPermitted, "it lacks "+strings.Join(rt.permissions, " or "))))
 		}
 		if c.Request().ContentLength > s.opts.BodyLimit {
 			return s.respond(c, failed(tooLarge(s.opts.BodyLimit)))
