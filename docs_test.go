@@ -2,9 +2,11 @@ package main
 
 import (
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -46,6 +48,30 @@ func TestDocsAreComplete(t *testing.T) {
 				t.Errorf("docs/api.md lacks the permission %s", p)
 			}
 		}
+	}
+}
+
+// docs/reliability.md has a row for each proof.
+func TestReliabilityIsComplete(t *testing.T) {
+	doc, err := os.ReadFile("docs/reliability.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	proof := regexp.MustCompile(`(?m)^func (TestProve\w+)`)
+	err = fs.WalkDir(os.DirFS("."), ".", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		for _, m := range proof.FindAllStringSubmatch(string(b), -1) {
+			if !strings.Contains(string(doc), "`scripts/prove -run "+m[1]+"`") {
+				t.Errorf("docs/reliability.md has no row of %s", m[1])
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
