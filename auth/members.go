@@ -2,14 +2,12 @@ package auth
 
 import (
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
+
+	"virtgate/reread"
 )
 
 // maxFile bounds what is read of a group or passwd file, in bytes.
@@ -27,19 +25,11 @@ type members struct {
 
 // snapshot is what one state of the two files says. It does not change.
 type snapshot struct {
-	group, passwd source
+	group, passwd reread.File
 	groups        map[string]group
 	users         map[string]user
 	wanted        []string
 	said          string // what was warned about
-}
-
-// source is the state of one file when it was read.
-type source struct {
-	info    fs.FileInfo // nil: could not be read
-	settled bool
-	data    string
-	err     error
 }
 
 func newMembers(groups []string, groupPath, passPath string, warn func(string, error)) *members {
@@ -58,28 +48,28 @@ func newMembers(groups []string, groupPath, passPath string, warn func(string, e
 // current looks at both files (one stat each) and returns what they say now.
 func (m *members) current() *snapshot {
 	s := m.now.Load()
-	if s != nil && s.group.fresh(m.groupPath) && s.passwd.fresh(m.passPath) {
+	if s != nil && s.group.Fresh() && s.passwd.Fresh() {
 		return s
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	// Another request may have read them while this one waited.
 	s = m.now.Load()
-	if s != nil && s.group.fresh(m.groupPath) && s.passwd.fresh(m.passPath) {
+	if s != nil && s.group.Fresh() && s.passwd.Fresh() {
 		return s
 	}
 
-	next := &snapshot{group: read(m.groupPath), passwd: read(m.passPath), wanted: m.groups}
+	next := &snapshot{group: reread.Read(m.groupPath, maxFile), passwd: reread.Read(m.passPath, maxFile), wanted: m.groups}
 	var problem error
 	msg := ""
 	switch {
-	case next.group.err != nil:
-		msg, problem = "cannot read the group file: nobody is a member", next.group.err
-	case next.passwd.err != nil:
-		msg, problem = "cannot read the passwd file: nobody is a member", next.passwd.err
+	case next.group.Err != nil:
+		msg, problem = "cannot read the group file: nobody is a member", next.group.Err
+	case next.passwd.Err != nil:
+		msg, problem = "cannot read the passwd file: nobody is a member", next.passwd.Err
 	default:
-		next.groups = parseGroup(next.group.data)
-		next.users = parsePasswd(next.passwd.data)
+		next.groups = parseGroup(string(next.group.Data))
+		next.users = parsePasswd(string(next.passwd.Data))
 		var missing []string
 		for _, g := range m.groups {
 			if _, ok := next.groups[g]; !ok {
@@ -90,7 +80,7 @@ func (m *members) current() *snapshot {
 			msg = fmt.Sprintf("no group %s in %s: only uid 0 is a member", strings.Join(missing, ", "), m.groupPath)
 		}
 	}
-	next.group.data, next.passwd.data = "", "" // parsed: no need to keep them
+	next.group.Data, next.passwd.Data = nil, nil // parsed: no need to keep them
 	next.said = msg
 	if problem != nil {
 		next.said += ": " + problem.Error()
@@ -100,50 +90,6 @@ func (m *members) current() *snapshot {
 	}
 	m.now.Store(next)
 	return next
-}
-
-// fresh says whether the file is still the one that was read: same inode, size
-// and time of change. A file that could not be read never is fresh.
-func (s source) fresh(path string) bool {
-	if s.info == nil || !s.settled {
-		return false
-	}
-	info, err := os.Stat(path)
-	return err == nil && os.SameFile(info, s.info) &&
-		info.Size() == s.info.Size() && info.ModTime().Equal(s.info.ModTime())
-}
-
-func read(path string) source {
-	fail := func(err error) source { return source{err: err} }
-	info, err := os.Stat(path)
-	if err != nil {
-		return fail(err)
-	}
-	// Opening a FIFO would wait for its writer.
-	if !info.Mode().IsRegular() {
-		return fail(fmt.Errorf("%s is not a regular file", path))
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return fail(err)
-	}
-	defer f.Close()
-	// The state is taken from the open file before it is read: a later change
-	// then shows as a difference.
-	if info, err = f.Stat(); err != nil {
-		return fail(err)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return fail(err)
-	}
-	if len(data) > maxFile {
-		return fail(fmt.Errorf("%s is over %d bytes", path, maxFile))
-	}
-	// A second change within the file system's time grain would leave no trace.
-	// A file changed just now is therefore read again with the next request.
-	age := time.Since(info.ModTime())
-	return source{info: info, settled: age > time.Second || age < -time.Second, data: string(data)}
 }
 
 // has says whether name is a user who is in every group, or has uid 0. A name
