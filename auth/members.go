@@ -28,6 +28,7 @@ type snapshot struct {
 	group, passwd reread.File
 	groups        map[string]group
 	users         map[string]user
+	names         map[uint32]string // of uids
 	wanted        []string
 	said          string // what was warned about
 }
@@ -69,7 +70,7 @@ func (m *members) current() *snapshot {
 		msg, problem = "cannot read the passwd file: nobody is a member", next.passwd.Err
 	default:
 		next.groups = parseGroup(string(next.group.Data))
-		next.users = parsePasswd(string(next.passwd.Data))
+		next.users, next.names = parsePasswd(string(next.passwd.Data))
 		var missing []string
 		for _, g := range m.groups {
 			if _, ok := next.groups[g]; !ok {
@@ -111,6 +112,18 @@ func (s *snapshot) has(name string) bool {
 	return true
 }
 
+// overflowUID is what the kernel shows for a uid that the reader's user
+// namespace does not have: it may be anybody's.
+const overflowUID = 65534
+
+// nameOf returns the user with the uid, "" for none.
+func (s *snapshot) nameOf(uid uint32) string {
+	if uid == overflowUID {
+		return ""
+	}
+	return s.names[uid]
+}
+
 type user struct{ uid, gid uint32 }
 
 type group struct {
@@ -142,9 +155,10 @@ func parseGroup(text string) map[string]group {
 	return groups
 }
 
-// parsePasswd reads the form of passwd(5), by the same rules.
-func parsePasswd(text string) map[string]user {
-	users := map[string]user{}
+// parsePasswd reads the form of passwd(5), by the same rules. As in the C
+// library, a uid's name is that of its first line.
+func parsePasswd(text string) (users map[string]user, names map[uint32]string) {
+	users, names = map[string]user{}, map[uint32]string{}
 	for line := range strings.Lines(text) {
 		f := fields(line)
 		// Shell and home may be missing, but a line that ends within the ids
@@ -158,8 +172,11 @@ func parsePasswd(text string) map[string]user {
 			continue
 		}
 		users[f[0]] = user{uid, gid}
+		if _, dup := names[uid]; !dup {
+			names[uid] = f[0]
+		}
 	}
-	return users
+	return users, names
 }
 
 // fields splits a line at its colons; nil for what is no entry.

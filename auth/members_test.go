@@ -252,7 +252,8 @@ func FuzzParseGroup(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		groups, users := parseGroup(text), parsePasswd(text)
+		groups := parseGroup(text)
+		users, names := parsePasswd(text)
 		check := func(kind, name string) {
 			if name == "" || strings.ContainsAny(name, ":\n") || strings.ContainsAny(name[:1], "#+-") || !strings.Contains(text, name) {
 				t.Errorf("%s %q out of %q", kind, name, text)
@@ -268,6 +269,11 @@ func FuzzParseGroup(f *testing.F) {
 		}
 		for name := range users {
 			check("user", name)
+		}
+		for uid, name := range names {
+			if users[name].uid != uid {
+				t.Errorf("uid %d is %q, whose uid is %d", uid, name, users[name].uid)
+			}
 		}
 		s := snapshot{groups: groups, users: users, wanted: []string{"libvirt", "kvm"}}
 		if s.has("") || s.has("no:such") {
