@@ -3,6 +3,7 @@ module virtgate
 go 1.26.8
 
 require (
+	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/digitalocean/go-libvirt v0.0.0-20261013170128-efbbdf578ac8
 	github.com/go-viper/encoding/ini v0.1.1
 	github.com/google/go-cmp v0.7.0

@@ -22,6 +22,7 @@ import (
 
 	"virtgate/auth"
 	"virtgate/libvirtrpc"
+	"virtgate/listen"
 	"virtgate/server"
 )
 
@@ -92,25 +93,29 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 	if f.uri != "" {
 		uri = f.uri
 	}
-	listen := cfg.listen()
-	if f.listen != "" {
-		listen = f.listen
-	}
-	host, port, err := net.SplitHostPort(listen)
+	inherited, err := listen.Inherited()
 	if err != nil {
-		return fmt.Errorf("cannot listen on %q: want address:port", listen)
+		return err
 	}
-	ownKey := cfg.noKey()
+	where, err := cfg.places(f.listen, inherited)
+	if err != nil {
+		return err
+	}
+	ownKey := cfg.noKey(where.unix)
 	if ownKey {
 		cfg.HTTP.Key = auth.GenerateKey()
-		if !loopback(host) {
-			fmt.Fprintf(stderr, "virtgate: no key is configured: listening on 127.0.0.1 instead of %s\n", printHost(host))
-			host = "127.0.0.1"
-			listen = net.JoinHostPort(host, port)
+		moved, err := where.onlyHere()
+		if err != nil {
+			return err
+		}
+		if moved != "" {
+			fmt.Fprintf(stderr, "virtgate: no key is configured: listening on 127.0.0.1 instead of %s\n", moved)
 		}
 	}
-	if err := cfg.checkExposed(host); err != nil {
-		return err
+	for _, host := range where.hosts {
+		if err := cfg.checkExposed(host); err != nil {
+			return err
+		}
 	}
 
 	setThreads(cfg.HTTP.Threads)
@@ -130,15 +135,7 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 	if err != nil {
 		return err
 	}
-	authenticator, err := auth.New(auth.Config{
-		Required:    cfg.HTTP.KeyRequired,
-		Key:         cfg.HTTP.Key,
-		Groups:      cfg.Auth.Groups,
-		GroupFile:   cfg.Auth.GroupFile,
-		PasswdFile:  cfg.Auth.PasswdFile,
-		ServiceKeys: cfg.ServiceKeys,
-		Warn:        func(msg string, err error) { log.Warn(msg, "error", err) },
-	})
+	authenticator, err := auth.New(cfg.auth(where.unix, log))
 	if err != nil {
 		return err
 	}
@@ -149,20 +146,22 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 	var g errgroup.Group
 	g.Go(func() error { return client.Run(clientCtx) })
 	if f.check {
-		err := check(ctx, client, stdout, file, listen, uri)
+		err := check(ctx, client, stdout, &cfg, file, where.String(), uri)
 		endClient()
 		return errors.Join(err, g.Wait())
 	}
 
-	l, err := net.Listen("tcp", listen)
+	listeners, _, err := where.open(&cfg, log)
 	if err != nil {
 		endClient()
-		return errors.Join(fmt.Errorf("cannot listen: %w", err), g.Wait())
+		return errors.Join(err, g.Wait())
 	}
 	if ownKey {
-		announceKey(stdout, cfg.HTTP.Key, l.Addr())
+		announceKey(stdout, cfg.HTTP.Key, listeners[0])
 	}
-	log.Info("listening", "address", l.Addr().String(), "uri", uri, "config", file, "version", versionText())
+	for _, l := range listeners {
+		log.Info("listening", "address", l.Addr().String(), "tls", listen.IsTLS(l), "uri", uri, "config", file, "version", versionText())
+	}
 	srv := server.New(server.Options{
 		Libvirt:        client,
 		Auth:           authenticator,
@@ -173,7 +172,7 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 	})
 	g.Go(func() error {
 		defer endClient()
-		return srv.Serve(ctx, l)
+		return srv.Serve(ctx, listeners...)
 	})
 	err = g.Wait()
 	log.Info("stopped")
@@ -239,24 +238,33 @@ func newLogger(c logConfig, w io.Writer) *slog.Logger {
 }
 
 // announceKey prints the key made for this run, the only time that it is shown.
-func announceKey(w io.Writer, key string, addr net.Addr) {
+func announceKey(w io.Writer, key string, l net.Listener) {
 	name := "root"
 	if u, err := user.Current(); err == nil {
 		name = u.Username
 	}
+	scheme := "http"
+	if listen.IsTLS(l) {
+		scheme = "https"
+	}
 	fmt.Fprintf(w, `No key is configured ([http_server] auth-key). For this run only, the key is
   %s
 and a user in the groups of [auth] may call with it:
-  curl -H "X-Auth-Key: %s" -H "X-Auth-Username: %s" http://%s/libvirt/domains
-`, key, key, name, addr)
+  curl -H "X-Auth-Key: %s" -H "X-Auth-Username: %s" %s://%s/libvirt/domains
+`, key, key, name, scheme, l.Addr())
 }
 
 // check is --check: it prints what was found, and its error says what is wrong.
-func check(ctx context.Context, c *libvirtrpc.Client, w io.Writer, file, listen, uri string) error {
+func check(ctx context.Context, c *libvirtrpc.Client, w io.Writer, cfg *config, file, address, uri string) error {
 	if file == "" {
 		file = "none, the defaults hold"
 	}
-	fmt.Fprintf(w, "configuration  %s\nlisten         %s\nlibvirt URI    %s\n", file, listen, uri)
+	fmt.Fprintf(w, "configuration  %s\nlisten         %s\nlibvirt URI    %s\n", file, address, uri)
+	if cfg.HTTP.TLS.Cert != "" {
+		if _, err := listen.NewTLS(cfg.HTTP.TLS, slog.New(slog.DiscardHandler)); err != nil {
+			return err
+		}
+	}
 	v, err := c.Version(ctx)
 	if err != nil {
 		return err

@@ -9,7 +9,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"runtime/debug"
@@ -49,6 +48,8 @@ type Server struct {
 	domainList shared[domain]
 	// creating is held by who creates a domain.
 	creating turn
+
+	headerTimeout time.Duration // tests have less patience
 }
 
 // turn lets one in at a time.
@@ -65,7 +66,7 @@ func (t turn) lock(ctx context.Context) (unlock func(), err error) {
 
 // New makes a Server.
 func New(o Options) *Server {
-	s := &Server{opts: o, libvirt: o.Libvirt, auth: o.Auth, log: o.Log, echo: echo.New(), creating: make(turn, 1)}
+	s := &Server{opts: o, libvirt: o.Libvirt, auth: o.Auth, log: o.Log, echo: echo.New(), creating: make(turn, 1), headerTimeout: headerTimeout}
 	s.table = s.routes()
 	s.echo.HTTPErrorHandler = s.notRouted
 	s.echo.Pre(s.observe, middleware.GzipWithConfig(middleware.GzipConfig{
@@ -99,53 +100,24 @@ func New(o Options) *Server {
 // ServeHTTP makes Server an http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.echo.ServeHTTP(w, r) }
 
-// Limits of connections, in the order in which a slow client meets them.
-const (
-	headerTimeout = 10 * time.Second
-	idleTimeout   = 2 * time.Minute
-	maxHeader     = 32 << 10 // bytes
-	// drainTimeout is how long a shutdown waits for requests that are under way.
-	drainTimeout = 20 * time.Second
-)
-
-// Serve answers on the listener until ctx ends, then lets the requests that are
-// under way finish, for a bounded time.
-func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	srv := &http.Server{
-		Handler:           s,
-		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       s.opts.RequestTimeout,
-		// A response is written at once; its reader has a while to take it.
-		WriteTimeout:   2 * s.opts.RequestTimeout,
-		IdleTimeout:    idleTimeout,
-		MaxHeaderBytes: maxHeader,
-		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-	}
-	stopped := make(chan error, 1)
-	go func() { stopped <- srv.Serve(plainErrors{l}) }()
-	select {
-	case err := <-stopped:
-		return err
-	case <-ctx.Done():
-	}
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
-	defer cancel()
-	err := srv.Shutdown(drain)
-	if err != nil {
-		srv.Close()
-	}
-	if serr := <-stopped; !errors.Is(serr, http.ErrServerClosed) {
-		err = errors.Join(err, serr)
-	}
-	return err
-}
-
 // The keys under which a request's own things travel in Echo's context.
 const (
 	keyCaller = "caller"
 	keyRoute  = "route"
 	keyError  = "error"
 )
+
+// safeHeaders are on every response. None of them is for clients other than
+// browsers: there, an answer of ours is not to be kept, guessed at, shown as a
+// page, or read by pages from elsewhere. Strict-Transport-Security is not among
+// them: it would bind every port of the host name.
+var safeHeaders = [][2]string{
+	{"Cache-Control", "no-store"},
+	{"X-Content-Type-Options", "nosniff"},
+	{"Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"},
+	{"Cross-Origin-Resource-Policy", "same-origin"},
+	{"Referrer-Policy", "no-referrer"},
+}
 
 // observe is the outermost layer: it numbers the request, gives the packet id
 // back, turns a panic into a response and writes the access log.
@@ -155,8 +127,9 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		req, header := c.Request(), c.Response().Header()
 		id := newRequestID()
 		header.Set("X-Request-ID", id)
-		header.Set("Cache-Control", "no-store")
-		header.Set("X-Content-Type-Options", "nosniff")
+		for _, h := range safeHeaders {
+			header.Set(h[0], h[1])
+		}
 		packet, packetOK := packetID(req.Header.Values("X-Packet-ID"))
 		if packetOK && packet != "" {
 			header.Set("X-Packet-ID", packet)
@@ -181,6 +154,7 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 				slog.String("request_id", id),
 				slog.String("packet_id", packet),
 				slog.String("user", caller.User),
+				slog.String("proof", string(caller.Proof)),
 				slog.String("key", caller.KeyName),
 				slog.String("remote", remoteAddr(req)),
 				slog.String("method", req.Method),
@@ -233,14 +207,6 @@ func newRequestID() string {
 	return hex.EncodeToString(b[:])
 }
 
-func remoteAddr(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	return host
-}
-
 // base is the path under which everything takes authentication.
 const base = "/libvirt"
 
@@ -252,16 +218,16 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		r := c.Request()
 		if underBase(r.URL.Path) {
-			caller, err := s.auth.Authenticate(auth.Credentials{
-				Key:        r.Header.Values("X-Auth-Key"),
-				Username:   r.Header.Values("X-Auth-Username"),
-				ServiceKey: r.Header.Values("X-Auth-User-Service-Key"),
-				Addr:       remoteAddr(r),
-			}, time.Now())
+			caller, err := s.auth.Authenticate(credentials(r, peer(r)), time.Now())
 			if err != nil {
 				return s.respond(c, envelope.Failed(authError(err)))
 			}
 			c.Set(keyCaller, caller)
+			// A page from elsewhere cannot send a key, but its browser shows
+			// certificates by itself, and reaches what is open on this machine.
+			if new(http.CrossOriginProtection).Check(r) != nil {
+				return s.respond(c, envelope.Failed(envelope.New(envelope.NotPermitted, "a page of another origin sent it")))
+			}
 		}
 		if e, ok := c.Get(keyError).(*envelope.Error); ok {
 			return s.respond(c, envelope.Failed(e))

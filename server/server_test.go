@@ -76,6 +76,62 @@ func TestMethods(t *testing.T) {
 	}
 }
 
+// A web page from elsewhere changes nothing, also where no key is needed; this
+// host's own pages and other clients are not concerned.
+func TestOtherOrigins(t *testing.T) {
+	s := open(t, route{"POST", "/libvirt/change", []string{"domains:read"}, func(context.Context, *request) *envelope.Response { return &envelope.Response{} }})
+	for _, c := range []struct {
+		method string
+		header []string
+		want   int
+	}{
+		{"POST", nil, 200},
+		{"POST", []string{"Origin", "http://example.com"}, 200}, // httptest's host
+		{"POST", []string{"Sec-Fetch-Site", "same-origin", "Origin", "http://proxied.example"}, 200},
+		{"POST", []string{"Origin", "http://evil.example"}, 403},
+		{"POST", []string{"Origin", "null"}, 403},
+		{"POST", []string{"Sec-Fetch-Site", "cross-site"}, 403},
+		{"POST", []string{"Sec-Fetch-Site", "same-site"}, 403},
+		{"GET", []string{"Origin", "http://evil.example", "Sec-Fetch-Site", "cross-site"}, 405},
+	} {
+		w, b := body(t, s, c.method, "/libvirt/change", c.header...)
+		if w.Code != c.want || c.want == 403 && !strings.Contains(b, `"code":11`) {
+			t.Errorf("%s %v: %d %s", c.method, c.header, w.Code, b)
+		}
+		for name := range w.Header() {
+			if strings.HasPrefix(name, "Access-Control-") {
+				t.Errorf("%s: %s", c.method, name)
+			}
+		}
+	}
+	w, _ := body(t, s, "OPTIONS", "/libvirt/domains", "Origin", "http://evil.example", "Access-Control-Request-Method", "POST")
+	if w.Code != 405 {
+		t.Errorf("a preflight: %d", w.Code)
+	}
+}
+
+// Every response tells browsers the same, whatever it answers.
+func TestSafeHeaders(t *testing.T) {
+	s := open(t)
+	for _, path := range []string{"/livez", "/nothing", "/libvirt/domains?colour=1", "/libvirt/nothing"} {
+		w, _ := body(t, s, "GET", path)
+		for name, want := range map[string]string{
+			"Cache-Control":                "no-store",
+			"X-Content-Type-Options":       "nosniff",
+			"Content-Security-Policy":      "default-src 'none'; frame-ancestors 'none'",
+			"Cross-Origin-Resource-Policy": "same-origin",
+			"Referrer-Policy":              "no-referrer",
+		} {
+			if got := w.Header().Get(name); got != want {
+				t.Errorf("%s: %s is %q", path, name, got)
+			}
+		}
+		if w.Header().Get("Server") != "" {
+			t.Errorf("%s: Server", path)
+		}
+	}
+}
+
 // Who guesses is slowed down, and nobody else is.
 func TestTooManyFailures(t *testing.T) {
 	a, err := auth.New(auth.Config{Required: true, Key: "right"})

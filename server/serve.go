@@ -1,0 +1,138 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"virtgate/auth"
+	"virtgate/listen"
+)
+
+// Limits of connections, in the order in which a slow client meets them.
+const (
+	headerTimeout = 10 * time.Second // TLS handshake included
+	idleTimeout   = 2 * time.Minute
+	maxHeader     = 32 << 10 // bytes
+	// drainTimeout is how long a shutdown waits for requests that are under way.
+	drainTimeout = 20 * time.Second
+)
+
+// http2 are the limits that HTTP/2 has besides. A request has the same time in
+// both, and so has an idle connection.
+var http2 = http.HTTP2Config{
+	MaxConcurrentStreams: 100,
+	// A client that vanished is found out before its connection is idle.
+	SendPingTimeout:  30 * time.Second,
+	PingTimeout:      15 * time.Second,
+	WriteByteTimeout: 30 * time.Second,
+}
+
+// Serve answers on the listeners until ctx ends or one of them fails, then lets
+// the requests that are under way finish, for a bounded time.
+func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
+	var servers []*http.Server
+	stopped := make(chan error, len(listeners))
+	for _, l := range listeners {
+		srv := s.httpServer(l)
+		servers = append(servers, srv)
+		go func() { stopped <- srv.Serve(plainErrors{l}) }()
+	}
+	var errs []error
+	running := len(servers)
+	select {
+	case err := <-stopped:
+		errs = append(errs, err)
+		running--
+	case <-ctx.Done():
+	}
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer cancel()
+	var wg sync.WaitGroup
+	shut := make([]error, len(servers))
+	for i, srv := range servers {
+		wg.Go(func() {
+			if shut[i] = srv.Shutdown(drain); shut[i] != nil {
+				srv.Close()
+			}
+		})
+	}
+	wg.Wait()
+	for range running {
+		if err := <-stopped; !errors.Is(err, http.ErrServerClosed) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(append(errs, shut...)...)
+}
+
+// httpServer is what answers on a listener.
+func (s *Server) httpServer(l net.Listener) *http.Server {
+	srv := &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: s.headerTimeout,
+		ReadTimeout:       s.opts.RequestTimeout,
+		// A response is written at once; its reader has a while to take it.
+		WriteTimeout:   2 * s.opts.RequestTimeout,
+		IdleTimeout:    idleTimeout,
+		MaxHeaderBytes: maxHeader,
+		HTTP2:          &http2,
+		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ConnContext:    withConn,
+		Protocols:      new(http.Protocols),
+	}
+	srv.Protocols.SetHTTP1(true)
+	// net/http does not see that these connections are TLS (see plainErrors);
+	// to it, their HTTP/2 is unencrypted.
+	srv.Protocols.SetUnencryptedHTTP2(listen.IsTLS(l))
+	return srv
+}
+
+type connKey struct{}
+
+// withConn lets a request know its connection.
+func withConn(ctx context.Context, c net.Conn) context.Context {
+	if p, ok := c.(*plainErrorConn); ok {
+		c = p.Conn
+	}
+	return context.WithValue(ctx, connKey{}, c)
+}
+
+// peer is who is at the other end of the request's connection.
+func peer(r *http.Request) listen.Peer {
+	c, _ := r.Context().Value(connKey{}).(net.Conn)
+	return listen.PeerOf(c)
+}
+
+// credentials are all that a request presents, and what shows without that.
+func credentials(r *http.Request, p listen.Peer) auth.Credentials {
+	c := auth.Credentials{
+		Key:        r.Header.Values("X-Auth-Key"),
+		Username:   r.Header.Values("X-Auth-Username"),
+		ServiceKey: r.Header.Values("X-Auth-User-Service-Key"),
+		UID:        p.UID,
+		Addr:       remoteAddr(r),
+	}
+	if p.Certificate != nil {
+		name := ""
+		if p.CertificateErr == nil {
+			name = p.Certificate.Subject.CommonName
+		}
+		c.Certificate = &name
+	}
+	return c
+}
+
+// remoteAddr is where the request comes from, without a port; unix sockets have
+// no addresses.
+func remoteAddr(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return "unix"
+	}
+	return host
+}
