@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"virtgate/audit"
 	"virtgate/auth"
 	"virtgate/listen"
 )
@@ -23,6 +24,7 @@ type config struct {
 	Auth        authConfig
 	ServiceKeys []auth.ServiceKey // in the order of their names
 	Users       []auth.User       // likewise
+	Audit       audit.Config
 	Log         logConfig
 }
 
@@ -109,6 +111,14 @@ var settings = []setting{
 	{section: "auth", key: "groups", set: wordList(func(c *config) *[]string { return &c.Auth.Groups }), live: true},
 	{section: "auth", key: "group_file", set: text(func(c *config) *string { return &c.Auth.GroupFile }), live: true},
 	{section: "auth", key: "passwd_file", set: text(func(c *config) *string { return &c.Auth.PasswdFile }), live: true},
+
+	{section: "audit", key: "file", set: at(func(c *config) *string { return &c.Audit.File }, func(v string) (string, error) {
+		if v == "-" {
+			return v, nil
+		}
+		return v, wantAbsolute(v)
+	}), live: true},
+	{section: "audit", key: "required", set: boolean(func(c *config) *bool { return &c.Audit.Required }), live: true},
 
 	{section: "wrapperd", key: "color", set: boolean(func(c *config) *bool { return &c.Log.Color })},
 	{section: "wrapperd", key: "quiet", set: boolean(func(c *config) *bool { return &c.Log.Quiet }), live: true},

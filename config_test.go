@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"virtgate/audit"
 	"virtgate/auth"
 	"virtgate/listen"
 )
@@ -74,6 +75,9 @@ allow=domains:read,domains:power
 key=y
 [user.john.doe]
 allow=*:read
+[audit]
+file=/var/log/a
+required=yes
 [wrapperd]
 color=1
 quiet=off
@@ -91,6 +95,7 @@ format=JSON
 			TLS:    listen.TLSFiles{Cert: "/c", Key: "/k", ClientCA: "/ca", Min: tls.VersionTLS13},
 			Socket: "/run/s", SocketMode: 0o600, SocketGroup: "g"},
 		Auth:        authConfig{Groups: []string{"a", "b"}, GroupFile: "/etc/group", PasswdFile: "/etc/passwd"},
+		Audit:       audit.Config{File: "/var/log/a", Required: true},
 		Log:         logConfig{Color: true, Format: "json"},
 		ServiceKeys: []auth.ServiceKey{{Name: "ci", Key: "x", Allow: []string{"*:read"}}},
 		Users:       []auth.User{{Name: "john.doe", Allow: []string{"*:read"}}, {Name: "jones", Key: "w"}, {Name: "smith", Key: "y", NextKey: "z"}},
@@ -135,6 +140,8 @@ func TestParseConfigRefuses(t *testing.T) {
 		{"[http_server]\nsocket=virtgate.sock", "", `[http_server] socket = "virtgate.sock": want a path from the root`},
 		{"[http_server]\nsocket_mode=0999", "", `[http_server] socket_mode = "0999": want permissions in octal`},
 		{"[http_server]\nsocket_mode=4755", "", `want permissions in octal`},
+		{"[audit]\nfile=audit.log", "", `[audit] file = "audit.log": want a path from the root`},
+		{"[audit]\nrequired=true", "", `[audit] required needs file`},
 		{"port=1", "", `before the first [section]`},
 		{"", "VIRTGATE_HTTP_SERVER_PROT=1", `VIRTGATE_HTTP_SERVER_PROT names no key`},
 		{"", "VIRTGATE_SERVICE_KEY_X=1", `VIRTGATE_SERVICE_KEY_X names no key`},

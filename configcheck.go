@@ -34,6 +34,9 @@ func (c *config) check() error {
 			return fmt.Errorf("[%s%s] needs key, next_key or allow", userPrefix, u.Name)
 		}
 	}
+	if c.Audit.Required && c.Audit.File == "" {
+		return errors.New("[audit] required needs file")
+	}
 	if t := c.HTTP.TLS; (t.Cert == "") != (t.Key == "") {
 		return errors.New("[http_server] tls_cert and tls_key go together")
 	} else if t.Cert == "" && t.ClientCA != "" {

@@ -74,12 +74,14 @@ func wordList(to func(*config) *[]string) value {
 }
 
 func absolutePath(to func(*config) *string) value {
-	return at(to, func(v string) (string, error) {
-		if !filepath.IsAbs(v) {
-			return v, errors.New("want a path from the root, /…")
-		}
-		return v, nil
-	})
+	return at(to, func(v string) (string, error) { return v, wantAbsolute(v) })
+}
+
+func wantAbsolute(path string) error {
+	if !filepath.IsAbs(path) {
+		return errors.New("want a path from the root, /…")
+	}
+	return nil
 }
 
 func fileMode(to func(*config) *fs.FileMode) value {

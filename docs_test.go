@@ -56,13 +56,14 @@ func TestImports(t *testing.T) {
 	}
 	const lib = "virtgate/libvirtrpc"
 	allowed := map[string][]string{
-		"virtgate":                 {"virtgate/auth", "virtgate/listen", "virtgate/server", lib, "github.com/spf13/viper", "github.com/spf13/pflag", "github.com/go-viper/encoding/ini", "github.com/lmittmann/tint", "golang.org/x/sync/errgroup"},
-		"virtgate/server":          {"virtgate/auth", "virtgate/envelope", "virtgate/listen", lib, lib + "/domainxml", "github.com/labstack/echo/v4", "github.com/labstack/echo/v4/middleware"},
+		"virtgate":                 {"virtgate/audit", "virtgate/auth", "virtgate/listen", "github.com/coreos/go-systemd/v22/daemon", "virtgate/server", lib, "github.com/spf13/viper", "github.com/spf13/pflag", "github.com/go-viper/encoding/ini", "github.com/lmittmann/tint", "golang.org/x/sync/errgroup"},
+		"virtgate/server":          {"virtgate/audit", "virtgate/auth", "virtgate/envelope", "virtgate/listen", lib, lib + "/domainxml", "github.com/labstack/echo/v4", "github.com/labstack/echo/v4/middleware"},
 		"virtgate/auth":            {"virtgate/reread"},
 		"virtgate/listen":          {"virtgate/reread", "github.com/coreos/go-systemd/v22/activation"},
 		"virtgate/listen/certtest": {}, // for tests
 		"virtgate/envelope":        {},
 		"virtgate/reread":          {},
+		"virtgate/audit":           {},
 		lib:                        {lib + "/wire", lib + "/xdr", "github.com/digitalocean/go-libvirt", "github.com/skeema/knownhosts", "golang.org/x/crypto/ssh", "golang.org/x/crypto/ssh/agent", "golang.org/x/sync/errgroup"},
 		lib + "/wire":              {},
 		lib + "/xdr":               {"github.com/digitalocean/go-libvirt"},

@@ -23,7 +23,6 @@ import (
 	"virtgate/auth"
 	"virtgate/libvirtrpc"
 	"virtgate/listen"
-	"virtgate/server"
 )
 
 // version is set by the linker in releases.
@@ -119,7 +118,7 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 	}
 
 	setThreads(cfg.HTTP.Threads)
-	log := newLogger(cfg.Log, stderr)
+	log, level := newLogger(cfg.Log, stderr)
 	dial, remote, err := libvirtrpc.Dialer(uri, cfg.Libvirtd.Socket)
 	if err != nil {
 		return err
@@ -151,30 +150,12 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 		return errors.Join(err, g.Wait())
 	}
 
-	listeners, _, err := where.open(&cfg, log)
-	if err != nil {
-		endClient()
-		return errors.Join(err, g.Wait())
-	}
-	if ownKey {
-		announceKey(stdout, cfg.HTTP.Key, listeners[0])
-	}
-	for _, l := range listeners {
-		log.Info("listening", "address", l.Addr().String(), "tls", listen.IsTLS(l), "uri", uri, "config", file, "version", versionText())
-	}
-	srv := server.New(server.Options{
-		Libvirt:        client,
-		Auth:           authenticator,
-		Log:            log,
-		Version:        versionText(),
-		BodyLimit:      cfg.HTTP.BodyLimit,
-		RequestTimeout: cfg.HTTP.RequestTimeout,
-	})
-	g.Go(func() error {
-		defer endClient()
-		return srv.Serve(ctx, listeners...)
-	})
-	err = g.Wait()
+	err = serve(ctx, &live{
+		file: f.config, env: env, started: cfg, ownKey: ownKey, where: where,
+		log: log, level: level, auth: authenticator, client: client,
+	}, stdout, file, uri)
+	endClient()
+	err = errors.Join(err, g.Wait())
 	log.Info("stopped")
 	return err
 }
@@ -219,22 +200,28 @@ func readConfig(file string, env []string) (config, string, error) {
 	return c, "", err
 }
 
-func newLogger(c logConfig, w io.Writer) *slog.Logger {
-	level := slog.LevelInfo
+func (c *logConfig) level() slog.Level {
 	switch {
 	case c.Debug:
-		level = slog.LevelDebug
+		return slog.LevelDebug
 	case c.Quiet:
-		level = slog.LevelWarn
+		return slog.LevelWarn
 	}
+	return slog.LevelInfo
+}
+
+// newLogger also returns what changes its level.
+func newLogger(c logConfig, w io.Writer) (*slog.Logger, *slog.LevelVar) {
+	level := new(slog.LevelVar)
+	level.Set(c.level())
 	o := &slog.HandlerOptions{Level: level}
 	switch {
 	case c.Format == "json":
-		return slog.New(slog.NewJSONHandler(w, o))
+		return slog.New(slog.NewJSONHandler(w, o)), level
 	case c.Color:
-		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level}))
+		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level})), level
 	}
-	return slog.New(slog.NewTextHandler(w, o))
+	return slog.New(slog.NewTextHandler(w, o)), level
 }
 
 // announceKey prints the key made for this run, the only time that it is shown.

@@ -38,7 +38,7 @@ func counted(ctx context.Context) {
 func call[T any](ctx context.Context, c *Client, o op, fn func(*libvirt.Libvirt) (T, error)) (T, error) {
 	limit := c.opts.CallTimeout
 	if o.change {
-		limit = c.opts.ChangeTimeout
+		limit = c.changeLimit()
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

@@ -8,10 +8,12 @@ package libvirtrpc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/digitalocean/go-libvirt"
@@ -79,7 +81,9 @@ type Client struct {
 	osTypes osTypes
 	lists   rounds[listKey, []Domain]
 	host    hostCache
-	hosts   rounds[struct{}, *Host]
+	// changeTimeout is Options.ChangeTimeout, or what it was changed to.
+	changeTimeout atomic.Int64
+	hosts         rounds[struct{}, *Host]
 
 	calls sync.WaitGroup // calls in flight, and rounds
 }
@@ -91,6 +95,7 @@ func New(o Options) (*Client, error) {
 	}
 	o.setDefaults()
 	c := &Client{opts: &o, gate: newGate()}
+	c.SetChangeTimeout(o.ChangeTimeout)
 	c.pool = newPool(&o, c.osTypes.event, c.connectionsChanged)
 	return c, nil
 }
@@ -128,6 +133,22 @@ func (c *Client) background(fn func()) {
 func (c *Client) Ready(ctx context.Context) error {
 	_, err := call(ctx, c, op{name: "ConnectGetLibVersion"}, (*libvirt.Libvirt).ConnectGetLibVersion)
 	return err
+}
+
+// SetChangeTimeout sets the time of one change, for those that come from now on.
+func (c *Client) SetChangeTimeout(d time.Duration) { c.changeTimeout.Store(int64(d)) }
+
+func (c *Client) changeLimit() time.Duration { return time.Duration(c.changeTimeout.Load()) }
+
+// Alive tells whether the pool is still looked after: whether its connections,
+// or the attempts to open them, have had their turn within a time. It says
+// nothing about the daemon.
+func (c *Client) Alive(within time.Duration) error {
+	c.pool.load() // the pool's lock is to be had
+	if idle := c.pool.idle(); idle > within {
+		return fmt.Errorf("nobody has looked after the libvirt connections for %s", idle.Round(time.Second))
+	}
+	return nil
 }
 
 // Load is the state of the pool: open connections, calls in flight, calls

@@ -37,6 +37,8 @@ type pool struct {
 	onChange func(first bool) // see Client.connectionsChanged
 	noEvents atomic.Bool      // the driver has no events
 	noStats  atomic.Bool      // nor stats
+	began    time.Time
+	beat     atomic.Int64 // when a place was last looked after, in ns since began
 
 	mu      sync.Mutex
 	conns   []*conn
@@ -46,8 +48,14 @@ type pool struct {
 }
 
 func newPool(o *Options, event func(wire.Frame), onChange func(first bool)) *pool {
-	return &pool{opts: o, event: event, onChange: onChange, up: make(chan struct{})}
+	return &pool{opts: o, event: event, onChange: onChange, up: make(chan struct{}), began: time.Now()}
 }
+
+// lookedAfter says that one of the places has just had its turn.
+func (p *pool) lookedAfter() { p.beat.Store(int64(time.Since(p.began))) }
+
+// idle is how long none has.
+func (p *pool) idle() time.Duration { return time.Since(p.began) - time.Duration(p.beat.Load()) }
 
 func (p *pool) onMessage(f wire.Frame) { p.event(f) }
 
@@ -65,6 +73,7 @@ func (p *pool) Run(ctx context.Context) error {
 func (p *pool) keepOpen(ctx context.Context, g *errgroup.Group) {
 	delay := backoffFirst
 	for ctx.Err() == nil {
+		p.lookedAfter()
 		c, err := p.open(ctx)
 		if err != nil {
 			if ctx.Err() != nil {
@@ -111,6 +120,7 @@ func (p *pool) awaitEnd(ctx context.Context, c *conn) (retired bool) {
 		case <-c.wire.Done():
 			return false
 		case <-tick.C:
+			p.lookedAfter()
 			p.mu.Lock()
 			full := c.abandoned >= maxAbandoned
 			p.mu.Unlock()

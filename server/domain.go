@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"virtgate/audit"
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
 )
@@ -234,11 +235,18 @@ func (r *domainXMLReq) needs() []string {
 	return []string{"domains:read"}
 }
 
+func (r *domainXMLReq) record(e *audit.Entry) {
+	if r.secure {
+		e.Actions = []string{"read_secure"}
+	}
+}
+
 func (s *Server) domainXML(ctx context.Context, r domainXMLReq) (*envelope.Response, error) {
 	uuid, err := s.libvirt.Resolve(ctx, r.ref)
 	if err != nil {
 		return nil, err
 	}
+	recordObject(ctx, 0, "", uuid)
 	doc, err := s.libvirt.DomainXML(ctx, uuid, r.flags)
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 
+	"virtgate/audit"
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
 )
@@ -54,6 +55,13 @@ func (r *deleteDomainReq) decode(in *request) (err error) {
 	return err
 }
 
+func (r *deleteDomainReq) record(e *audit.Entry) {
+	e.Actions = []string{"delete"}
+	if r.destroy {
+		e.Actions = []string{"destroy", "delete"}
+	}
+}
+
 // deleteDomain removes a definition. An active domain is stopped first, but
 // only when the request says so.
 func (s *Server) deleteDomain(ctx context.Context, r deleteDomainReq) (*envelope.Response, error) {
@@ -63,6 +71,7 @@ func (s *Server) deleteDomain(ctx context.Context, r deleteDomainReq) (*envelope
 	if err != nil {
 		return nil, err
 	}
+	recordObject(ctx, 0, d.Name, d.UUID)
 	if d.Active() && !r.destroy {
 		e := envelope.New(envelope.AlreadyActive, "")
 		e.Message += "; options=destroy stops it first"

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"virtgate/audit"
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
 )
@@ -87,6 +88,15 @@ func (r *patchDomainReq) needs() []string {
 		}
 	}
 	return out
+}
+
+func (r *patchDomainReq) record(e *audit.Entry) {
+	if r.remove != nil {
+		r.remove.record(e)
+	}
+	for _, a := range r.actions {
+		e.Actions = append(e.Actions, a.message.Action)
+	}
 }
 
 // decodeAction reads {"<action>": value} or {"<action>": value, "depends": …}.
@@ -241,6 +251,7 @@ func (s *Server) patchDomain(ctx context.Context, r patchDomainReq) (*envelope.R
 	if err != nil {
 		return nil, err
 	}
+	recordObject(ctx, 0, found.Name, found.UUID)
 	res := &envelope.Response{}
 	succeeded := make([]bool, len(r.actions))
 	for i, a := range r.actions {

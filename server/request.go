@@ -13,6 +13,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"virtgate/audit"
 	"virtgate/auth"
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
@@ -25,6 +26,8 @@ type request struct {
 	id     string // the identifier, decoded
 	query  *query
 	http   *http.Request
+	entry  *audit.Entry // its line in the audit log, nil without one
+	audit  *audit.Log
 }
 
 // query reads query parameters and remembers which were read: one that nobody

@@ -75,9 +75,7 @@ func (s *Server) httpServer(l net.Listener) *http.Server {
 	srv := &http.Server{
 		Handler:           s,
 		ReadHeaderTimeout: s.headerTimeout,
-		ReadTimeout:       s.opts.RequestTimeout,
-		// A response is written at once; its reader has a while to take it.
-		WriteTimeout:   2 * s.opts.RequestTimeout,
+		// Each request brings its own deadlines along, see observe.
 		IdleTimeout:    idleTimeout,
 		MaxHeaderBytes: maxHeader,
 		HTTP2:          &http2,
@@ -90,6 +88,17 @@ func (s *Server) httpServer(l net.Listener) *http.Server {
 	// to it, their HTTP/2 is unencrypted.
 	srv.Protocols.SetUnencryptedHTTP2(listen.IsTLS(l))
 	return srv
+}
+
+// setDeadlines bounds what the connection does for a request that has so much
+// time. Who has no connection has no deadlines.
+func setDeadlines(w http.ResponseWriter, start time.Time, limit time.Duration) {
+	conn := http.NewResponseController(w)
+	// net/http cancels a request whose connection cannot be read any more; the
+	// request's own deadline, which says why it ends, is to come first.
+	_ = conn.SetReadDeadline(start.Add(limit + 100*time.Millisecond))
+	// A response is written at once; its reader has a while to take it.
+	_ = conn.SetWriteDeadline(start.Add(2 * limit))
 }
 
 type connKey struct{}
@@ -135,4 +144,16 @@ func remoteAddr(r *http.Request) string {
 		return "unix"
 	}
 	return host
+}
+
+// safeHeaders are on every response. None of them is for clients other than
+// browsers: there, an answer of ours is not to be kept, guessed at, shown as a
+// page, or read by pages from elsewhere. Strict-Transport-Security is not among
+// them: it would bind every port of the host name.
+var safeHeaders = [][2]string{
+	{"Cache-Control", "no-store"},
+	{"X-Content-Type-Options", "nosniff"},
+	{"Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"},
+	{"Cross-Origin-Resource-Policy", "same-origin"},
+	{"Referrer-Policy", "no-referrer"},
 }

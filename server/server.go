@@ -15,11 +15,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/labstack/echo/v4"
 	"github.com/labstack/echo/v4/middleware"
 
+	"virtgate/audit"
 	"virtgate/auth"
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
@@ -32,24 +34,35 @@ type Options struct {
 	Log     *slog.Logger
 	Version string // of this program
 
+	Audit *audit.Log // nil: none
+
 	BodyLimit      int64         // bytes of a request body
 	RequestTimeout time.Duration // of a whole request
 }
 
+// Settings are what can change while a Server runs. They do not change
+// themselves: a request keeps those that it came with.
+type Settings struct {
+	Auth           *auth.Authenticator
+	BodyLimit      int64
+	RequestTimeout time.Duration
+}
+
 // Server answers HTTP requests.
 type Server struct {
-	opts    Options
-	libvirt *libvirtrpc.Client
-	auth    *auth.Authenticator
-	log     *slog.Logger
-	echo    *echo.Echo
-	table   []route
+	opts     Options
+	settings atomic.Pointer[Settings]
+	libvirt  *libvirtrpc.Client
+	log      *slog.Logger
+	echo     *echo.Echo
+	table    []route
 	// domainList is the newest list of domains as it was sent.
 	domainList shared[domain]
 	// creating is held by who creates a domain.
 	creating turn
 
 	headerTimeout time.Duration // tests have less patience
+	probing       atomic.Bool   // see Alive
 }
 
 // turn lets one in at a time.
@@ -66,7 +79,8 @@ func (t turn) lock(ctx context.Context) (unlock func(), err error) {
 
 // New makes a Server.
 func New(o Options) *Server {
-	s := &Server{opts: o, libvirt: o.Libvirt, auth: o.Auth, log: o.Log, echo: echo.New(), creating: make(turn, 1), headerTimeout: headerTimeout}
+	s := &Server{opts: o, libvirt: o.Libvirt, log: o.Log, echo: echo.New(), creating: make(turn, 1), headerTimeout: headerTimeout}
+	s.Use(Settings{o.Auth, o.BodyLimit, o.RequestTimeout})
 	s.table = s.routes()
 	s.echo.HTTPErrorHandler = s.notRouted
 	s.echo.Pre(s.observe, middleware.GzipWithConfig(middleware.GzipConfig{
@@ -97,6 +111,9 @@ func New(o Options) *Server {
 	return s
 }
 
+// Use makes requests that come from now on go by other settings.
+func (s *Server) Use(now Settings) { s.settings.Store(&now) }
+
 // ServeHTTP makes Server an http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.echo.ServeHTTP(w, r) }
 
@@ -105,19 +122,9 @@ const (
 	keyCaller = "caller"
 	keyRoute  = "route"
 	keyError  = "error"
+	// keySettings are the Settings that the request came with.
+	keySettings = "settings"
 )
-
-// safeHeaders are on every response. None of them is for clients other than
-// browsers: there, an answer of ours is not to be kept, guessed at, shown as a
-// page, or read by pages from elsewhere. Strict-Transport-Security is not among
-// them: it would bind every port of the host name.
-var safeHeaders = [][2]string{
-	{"Cache-Control", "no-store"},
-	{"X-Content-Type-Options", "nosniff"},
-	{"Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"},
-	{"Cross-Origin-Resource-Policy", "same-origin"},
-	{"Referrer-Policy", "no-referrer"},
-}
 
 // observe is the outermost layer: it numbers the request, gives the packet id
 // back, turns a panic into a response and writes the access log.
@@ -134,12 +141,16 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		if packetOK && packet != "" {
 			header.Set("X-Packet-ID", packet)
 		}
-		ctx, cancel := context.WithTimeout(req.Context(), s.opts.RequestTimeout)
+		now := s.settings.Load()
+		c.Set(keySettings, now)
+		ctx, cancel := context.WithTimeout(req.Context(), now.RequestTimeout)
 		defer cancel()
 		ctx, calls := libvirtrpc.CountCalls(ctx)
 		req = req.WithContext(ctx)
-		req.Body = http.MaxBytesReader(c.Response(), req.Body, s.opts.BodyLimit)
+		req.Body = http.MaxBytesReader(c.Response(), req.Body, now.BodyLimit)
+		entry, req := s.newEntry(req, start, id, packet)
 		c.SetRequest(req)
+		setDeadlines(c.Response(), start, now.RequestTimeout)
 
 		defer func() {
 			if p := recover(); p != nil {
@@ -148,6 +159,8 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 					err = s.respond(c, failed(envelope.New(envelope.Internal, "")))
 				}
 			}
+			took := time.Since(start)
+			s.recordEnd(entry, c.Response().Status, took)
 			caller, _ := c.Get(keyCaller).(auth.Caller)
 			route, _ := c.Get(keyRoute).(string)
 			attrs := []slog.Attr{
@@ -160,7 +173,7 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 				slog.String("method", req.Method),
 				slog.String("route", route),
 				slog.Int("status", c.Response().Status),
-				slog.Duration("duration", time.Since(start)),
+				slog.Duration("duration", took),
 				slog.Int64("libvirt_calls", calls.Load()),
 			}
 			if e, ok := c.Get(keyError).(*envelope.Error); ok {
@@ -169,7 +182,7 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 					attrs = append(attrs, slog.Int("libvirt_code", e.LibvirtCode))
 				}
 			}
-			s.log.LogAttrs(ctx, slog.LevelInfo, "request", attrs...)
+			s.log.LogAttrs(ctx, accessLevel(ctx), "request", attrs...)
 		}()
 		if !packetOK {
 			c.Set(keyError, badPacketID)
@@ -218,7 +231,11 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		r := c.Request()
 		if underBase(r.URL.Path) {
-			caller, err := s.auth.Authenticate(credentials(r, peer(r)), time.Now())
+			p := peer(r)
+			presented := credentials(r, p)
+			now, _ := c.Get(keySettings).(*Settings)
+			caller, err := now.Auth.Authenticate(presented, time.Now())
+			recordCaller(entryOf(r.Context()), p, presented, caller, err)
 			if err != nil {
 				return s.respond(c, envelope.Failed(authError(err)))
 			}
@@ -244,13 +261,15 @@ func (s *Server) serve(rt route) echo.HandlerFunc {
 	}
 	return func(c echo.Context) error {
 		c.Set(keyRoute, rt.path)
-		req := &request{by: by, http: c.Request()}
+		req := &request{by: by, http: c.Request(), entry: entryOf(c.Request().Context()), audit: s.opts.Audit}
 		req.caller, _ = c.Get(keyCaller).(auth.Caller)
+		var err error
+		req.id, err = pathParam(c, "identifier")
+		recordRoute(req.entry, rt, by, req.id)
 		if !rt.permitted(req.caller) {
 			return s.respond(c, envelope.Failed(envelope.New(envelope.NotPermitted, "it lacks "+rt.permissions[0])))
 		}
-		var err error
-		if req.id, err = pathParam(c, "identifier"); err != nil {
+		if err != nil {
 			return s.respond(c, failed(envelope.New(envelope.BadURL, "the path cannot be decoded")))
 		}
 		if req.query, err = parseQuery(c.Request().URL.RawQuery); err != nil {
@@ -274,6 +293,7 @@ func pathParam(c echo.Context, name string) (string, error) {
 func (s *Server) respond(c echo.Context, res *envelope.Response) error {
 	if len(res.Errors) > 0 {
 		c.Set(keyError, res.Errors[0])
+		recordErrors(entryOf(c.Request().Context()), res.Errors)
 	}
 	w, header := c.Response(), c.Response().Header()
 	header.Set("Content-Type", "application/json; charset=utf-8")
@@ -359,7 +379,7 @@ func (s *Server) readyz(c echo.Context) error {
 func (s *Server) finish(ctx context.Context) (context.Context, context.CancelFunc) {
 	deadline, ok := ctx.Deadline()
 	if !ok {
-		deadline = time.Now().Add(s.opts.RequestTimeout)
+		deadline = time.Now().Add(s.settings.Load().RequestTimeout)
 	}
 	return context.WithDeadline(context.WithoutCancel(ctx), deadline)
 }

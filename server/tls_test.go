@@ -238,7 +238,7 @@ func TestHTTP2Bounds(t *testing.T) {
 			<-ctx.Done()
 			return failed(envelope.New(envelope.Timeout, ""))
 		}})
-	s.opts.RequestTimeout = time.Second
+	s.Use(Settings{s.opts.Auth, 1000, time.Second})
 	x := serveTLS(t, s)
 	client := x.client(t, true)
 	status := func(method, path string, body io.Reader) int {
