@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -39,6 +40,9 @@ func serve(ctx context.Context, l *live, stdout io.Writer, file, uri string) (er
 	l.tls = tls
 	if l.ownKey {
 		announceKey(stdout, l.started.HTTP.Key, listeners[0])
+	}
+	if l.tls == nil && slices.ContainsFunc(l.where.hosts, func(host string) bool { return !loopback(host) }) {
+		l.log.Warn("listening without TLS where other machines are: keys cross the network as they are")
 	}
 	var addresses []string
 	for _, at := range listeners {
