@@ -60,8 +60,9 @@ func BenchmarkRequests(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				w := httptest.NewRecorder()
-				s.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+				w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, path, nil)
+				r.Host = "localhost"
+				s.ServeHTTP(w, r)
 				if w.Code != 200 && name != "refused" {
 					text, _ := io.ReadAll(w.Body)
 					b.Fatalf("%d %s", w.Code, text)

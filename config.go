@@ -26,6 +26,8 @@ type config struct {
 	Users       []auth.User       // likewise
 	Audit       audit.Config
 	Log         logConfig
+	// TraceEndpoint is where traces go, empty for nowhere.
+	TraceEndpoint string
 }
 
 type libvirtdConfig struct {
@@ -45,6 +47,7 @@ type httpConfig struct {
 	Key            string
 	BodyLimit      int64 // bytes
 	RequestTimeout time.Duration
+	Docs           bool // there is a page for people
 
 	TLS         listen.TLSFiles // without Cert: none
 	Socket      string
@@ -107,6 +110,7 @@ var settings = []setting{
 	{section: "http_server", key: "socket_mode", set: fileMode(func(c *config) *fs.FileMode { return &c.HTTP.SocketMode })},
 	{section: "http_server", key: "socket_group", set: text(func(c *config) *string { return &c.HTTP.SocketGroup })},
 	{section: "http_server", key: "socket_peer", set: boolean(func(c *config) *bool { return &c.HTTP.SocketPeer }), live: true},
+	{section: "http_server", key: "docs", set: boolean(func(c *config) *bool { return &c.HTTP.Docs })},
 
 	{section: "auth", key: "groups", set: wordList(func(c *config) *[]string { return &c.Auth.Groups }), live: true},
 	{section: "auth", key: "group_file", set: text(func(c *config) *string { return &c.Auth.GroupFile }), live: true},
@@ -119,6 +123,8 @@ var settings = []setting{
 		return v, wantAbsolute(v)
 	}), live: true},
 	{section: "audit", key: "required", set: boolean(func(c *config) *bool { return &c.Audit.Required }), live: true},
+
+	{section: "trace", key: "endpoint", set: webURL(func(c *config) *string { return &c.TraceEndpoint }), secret: true},
 
 	{section: "wrapperd", key: "color", set: boolean(func(c *config) *bool { return &c.Log.Color })},
 	{section: "wrapperd", key: "quiet", set: boolean(func(c *config) *bool { return &c.Log.Quiet }), live: true},
@@ -137,7 +143,7 @@ func defaultConfig() config {
 		Libvirtd: libvirtdConfig{Driver: "qemu", Connections: 4, CallTimeout: 10 * time.Second},
 		HTTP: httpConfig{
 			Address: "127.0.0.1", Port: 8081, KeyRequired: true,
-			BodyLimit: 1 << 20, RequestTimeout: time.Minute,
+			BodyLimit: 1 << 20, RequestTimeout: time.Minute, Docs: true,
 			TLS:        listen.TLSFiles{Min: tls.VersionTLS12},
 			SocketMode: 0o660, SocketPeer: true,
 		},
@@ -145,10 +151,6 @@ func defaultConfig() config {
 		Log:  logConfig{Format: "text"},
 	}
 }
-
-// delimiter joins sections and keys inside viper. Its own, the dot, is a part
-// of section names here.
-const delimiter = "\x00"
 
 // parseConfig reads a configuration in INI form, then the environment, whose
 // VIRTGATE_SECTION_KEY variables win. What it does not know or cannot read is

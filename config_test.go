@@ -66,6 +66,7 @@ socket=/run/s
 socket_mode=600
 socket_group=g
 socket_peer=no
+docs=off
 [auth]
 groups=a, b
 [service_key.ci]
@@ -78,6 +79,8 @@ allow=*:read
 [audit]
 file=/var/log/a
 required=yes
+[trace]
+endpoint=http://collector:4318
 [wrapperd]
 color=1
 quiet=off
@@ -94,11 +97,13 @@ format=JSON
 		HTTP: httpConfig{Address: "::1", Port: 81, Threads: 3, Key: "a#b;c", BodyLimit: 2 << 20, RequestTimeout: 30 * time.Second,
 			TLS:    listen.TLSFiles{Cert: "/c", Key: "/k", ClientCA: "/ca", Min: tls.VersionTLS13},
 			Socket: "/run/s", SocketMode: 0o600, SocketGroup: "g"},
-		Auth:        authConfig{Groups: []string{"a", "b"}, GroupFile: "/etc/group", PasswdFile: "/etc/passwd"},
-		Audit:       audit.Config{File: "/var/log/a", Required: true},
-		Log:         logConfig{Color: true, Format: "json"},
-		ServiceKeys: []auth.ServiceKey{{Name: "ci", Key: "x", Allow: []string{"*:read"}}},
-		Users:       []auth.User{{Name: "john.doe", Allow: []string{"*:read"}}, {Name: "jones", Key: "w"}, {Name: "smith", Key: "y", NextKey: "z"}},
+		Auth:  authConfig{Groups: []string{"a", "b"}, GroupFile: "/etc/group", PasswdFile: "/etc/passwd"},
+		Audit: audit.Config{File: "/var/log/a", Required: true},
+		Log:   logConfig{Color: true, Format: "json"},
+
+		TraceEndpoint: "http://collector:4318",
+		ServiceKeys:   []auth.ServiceKey{{Name: "ci", Key: "x", Allow: []string{"*:read"}}},
+		Users:         []auth.User{{Name: "john.doe", Allow: []string{"*:read"}}, {Name: "jones", Key: "w"}, {Name: "smith", Key: "y", NextKey: "z"}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -142,6 +147,7 @@ func TestParseConfigRefuses(t *testing.T) {
 		{"[http_server]\nsocket_mode=4755", "", `want permissions in octal`},
 		{"[audit]\nfile=audit.log", "", `[audit] file = "audit.log": want a path from the root`},
 		{"[audit]\nrequired=true", "", `[audit] required needs file`},
+		{"[trace]\nendpoint=collector:4318", "", `[trace] endpoint: want http://host:port`},
 		{"port=1", "", `before the first [section]`},
 		{"", "VIRTGATE_HTTP_SERVER_PROT=1", `VIRTGATE_HTTP_SERVER_PROT names no key`},
 		{"", "VIRTGATE_SERVICE_KEY_X=1", `VIRTGATE_SERVICE_KEY_X names no key`},
@@ -152,9 +158,20 @@ func TestParseConfigRefuses(t *testing.T) {
 			t.Errorf("%q %s: %v, want %s", c.ini, c.env, err, c.want)
 		}
 	}
-	_, err := parseConfig(strings.NewReader("[http_server]\nauth-key=sha256:topsecret"), nil)
-	if err == nil || strings.Contains(err.Error(), "topsecret") {
-		t.Errorf("a key in an error: %v", err)
+	for ini, want := range map[string]string{
+		"[http_server]\nauth-key=sha256:topsecret":            "[http_server] auth-key",
+		"[http_server]\nauth-key topsecret":                   "line 2 is no",
+		"[http_server]\n# good\n\nauth-key=x\ntopsecret\n":    "line 5 is no",
+		"[http_server]\nauth-key=\"\"\"topsecret\nport=1":     "line 2 is no",
+		"[http_server]\nauth-key=`topsecret\nport=1":          "line 2 is no",
+		"[http_server auth-key=topsecret":                     "line 1 is no",
+		"[auth]\ngroups=topsecret\n[http_server]\nport=%(a)s": "line 4: %(name)s is not accepted",
+		"[service_key.x]\nkey=topsecret\nallow=all":           "not a permission",
+	} {
+		_, err := parseConfig(strings.NewReader(ini), nil)
+		if err == nil || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %s and no key", ini, err, want)
+		}
 	}
 }
 
@@ -198,19 +215,6 @@ func TestExposed(t *testing.T) {
 	}
 }
 
-func FuzzParseConfig(f *testing.F) {
-	shipped, _ := os.ReadFile("config.ini")
-	f.Add(string(shipped))
-	f.Add("[a\n=\n[service_key.]\nkey=%(key)s")
-	f.Fuzz(func(t *testing.T, text string) {
-		c, err := parseConfig(strings.NewReader(text), nil)
-		if err == nil {
-			c.Libvirtd.URI()
-			c.listen()
-		}
-	})
-}
-
 // What the program does besides serving.
 func TestRun(t *testing.T) {
 	dir := t.TempDir()
@@ -226,6 +230,9 @@ func TestRun(t *testing.T) {
 	if out, err := run("", "--help"); err != nil || !strings.Contains(out, "--hash-key") {
 		t.Errorf("--help: %q, %v", out, err)
 	}
+	if out, err := run("", "--openapi"); err != nil || !strings.HasPrefix(out, `{"openapi":"3.1.`) {
+		t.Errorf("--openapi: %.100q, %v", out, err)
+	}
 	out, err := run("secret\n", "--hash-key")
 	if want := "sha256:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b\n"; err != nil || out != want {
 		t.Errorf("--hash-key: %q, %v", out, err)
@@ -239,10 +246,12 @@ func TestRun(t *testing.T) {
 		{[]string{"--config", "missing.ini"}, "missing.ini"},
 		{[]string{"--listen", "nonsense"}, "address:port"},
 		{[]string{"--uri", "pigeon"}, "libvirt URI"},
-		{[]string{"--check", "--uri", "qemu:///system?socket=/nonexistent/sock"}, "/nonexistent/sock: no such file"},
+		{[]string{"--check", "--uri", "qemu://me:topsecret@/system?socket=/nonexistent/sock"}, "/nonexistent/sock: no such file"},
 	} {
 		if out, err := run("", c.args...); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v: %v %s, want %s", c.args, err, out, c.want)
+		} else if strings.Contains(out+err.Error(), "topsecret") {
+			t.Errorf("%v: a password is shown: %v\n%s", c.args, err, out)
 		}
 	}
 	if _, err := run("", "--hash-key"); err == nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -44,6 +45,16 @@ func text(to func(*config) *string) value {
 
 func key(to func(*config) *string) value {
 	return at(to, func(v string) (string, error) { return v, auth.CheckKey(v) })
+}
+
+func webURL(to func(*config) *string) value {
+	return at(to, func(v string) (string, error) {
+		u, err := url.Parse(v)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
+			return v, errors.New("want http://host:port or https://host:port")
+		}
+		return v, nil
+	})
 }
 
 func choice(to func(*config) *string, words ...string) value {

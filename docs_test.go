@@ -23,6 +23,8 @@ func TestDocsAreComplete(t *testing.T) {
 	for _, c := range envelope.Codes() {
 		status := fmt.Sprint(c.Status())
 		switch {
+		case c == envelope.Internal:
+			status = "500, or libvirt's"
 		case c == envelope.CreateFailed:
 			status = "400, or libvirt's"
 		case c.Status() == http.StatusBadGateway:
@@ -55,15 +57,20 @@ func TestImports(t *testing.T) {
 		t.Fatal(err)
 	}
 	const lib = "virtgate/libvirtrpc"
+	const otel = "go.opentelemetry.io/otel"
+	const prometheus = "github.com/prometheus/client_golang/prometheus"
 	allowed := map[string][]string{
-		"virtgate":                 {"virtgate/audit", "virtgate/auth", "virtgate/listen", "github.com/coreos/go-systemd/v22/daemon", "virtgate/server", lib, "github.com/spf13/viper", "github.com/spf13/pflag", "github.com/go-viper/encoding/ini", "github.com/lmittmann/tint", "golang.org/x/sync/errgroup"},
-		"virtgate/server":          {"virtgate/audit", "virtgate/auth", "virtgate/envelope", "virtgate/listen", lib, lib + "/domainxml", "github.com/labstack/echo/v4", "github.com/labstack/echo/v4/middleware"},
+		"virtgate":                 {"virtgate/audit", "virtgate/auth", "virtgate/listen", "github.com/coreos/go-systemd/v22/daemon", "virtgate/server", "virtgate/server/metrics", "virtgate/server/tracing", lib, "github.com/spf13/viper", "github.com/spf13/pflag", "github.com/go-viper/encoding/ini", "github.com/lmittmann/tint", "golang.org/x/sync/errgroup"},
+		"virtgate/server":          {"virtgate/audit", "virtgate/auth", "virtgate/envelope", "virtgate/listen", "virtgate/openapi", "virtgate/server/metrics", "virtgate/server/tracing", lib, lib + "/domainxml", "github.com/labstack/echo/v4", "github.com/swaggest/swgui/v5/static", "github.com/vearutop/statigz"},
+		"virtgate/server/metrics":  {lib, prometheus, prometheus + "/collectors", prometheus + "/promhttp"},
+		"virtgate/server/tracing":  {lib, otel, otel + "/attribute", otel + "/codes", otel + "/exporters/otlp/otlptrace", otel + "/propagation", otel + "/sdk/resource", otel + "/sdk/trace", otel + "/trace", "go.opentelemetry.io/proto/otlp/trace/v1", "google.golang.org/protobuf/proto"},
 		"virtgate/auth":            {"virtgate/reread"},
+		"virtgate/audit":           {},
+		"virtgate/reread":          {},
 		"virtgate/listen":          {"virtgate/reread", "github.com/coreos/go-systemd/v22/activation"},
 		"virtgate/listen/certtest": {}, // for tests
 		"virtgate/envelope":        {},
-		"virtgate/reread":          {},
-		"virtgate/audit":           {},
+		"virtgate/openapi":         {"go.yaml.in/yaml/v3"},
 		lib:                        {lib + "/wire", lib + "/xdr", "github.com/digitalocean/go-libvirt", "github.com/skeema/knownhosts", "golang.org/x/crypto/ssh", "golang.org/x/crypto/ssh/agent", "golang.org/x/sync/errgroup"},
 		lib + "/wire":              {},
 		lib + "/xdr":               {"github.com/digitalocean/go-libvirt"},

@@ -16,21 +16,28 @@ import (
 
 // daemon is a libvirtd with the test driver that belongs to one test.
 type daemon struct {
-	t   testing.TB
-	dir string
-	cmd *exec.Cmd
-	out bytes.Buffer
+	t    testing.TB
+	dir  string
+	args []string
+	cmd  *exec.Cmd
+	out  bytes.Buffer
 }
 
 func startDaemon(t testing.TB) *daemon {
+	t.Helper()
+	return startDaemonWith(t, "")
+}
+
+// startDaemonWith is startDaemon with more lines of configuration, and arguments.
+func startDaemonWith(t testing.TB, settings string, args ...string) *daemon {
 	t.Helper()
 	liveSocket(t, envTest)             // where that is set, libvirtd is installed
 	dir, err := os.MkdirTemp("", "vg") // short: a socket's path has 108 bytes
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &daemon{t: t, dir: dir}
-	conf := fmt.Sprintf("unix_sock_dir=%q\nauth_unix_rw=\"none\"\nauth_unix_ro=\"none\"\nlog_outputs=\"3:stderr\"\n", dir)
+	d := &daemon{t: t, dir: dir, args: args}
+	conf := fmt.Sprintf("unix_sock_dir=%q\nauth_unix_rw=\"none\"\nauth_unix_ro=\"none\"\nlog_outputs=\"3:stderr\"\n%s", dir, settings)
 	if err := os.WriteFile(filepath.Join(dir, "libvirtd.conf"), []byte(conf), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -42,16 +49,17 @@ func startDaemon(t testing.TB) *daemon {
 	return d
 }
 
+const nobody = 65534 // Debian's user and group of that name
+
 func (d *daemon) socket() string { return filepath.Join(d.dir, "libvirt-sock") }
 
 func (d *daemon) start() {
 	d.t.Helper()
 	d.out.Reset()
-	d.cmd = exec.Command("libvirtd", "--config", filepath.Join(d.dir, "libvirtd.conf"), "--pid-file", filepath.Join(d.dir, "pid"))
+	d.cmd = exec.Command("libvirtd", append(d.args, "--config", filepath.Join(d.dir, "libvirtd.conf"), "--pid-file", filepath.Join(d.dir, "pid"))...)
 	if os.Geteuid() == 0 {
 		// The daemon of a user who is not root keeps its state in the user's
 		// directories, and there may be many.
-		const nobody = 65534
 		d.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 		if err := os.Chown(d.dir, nobody, nobody); err != nil {
 			d.t.Fatal(err)

@@ -134,8 +134,8 @@ func (g *gateway) configure(driver, socket string, settings ...string) string {
 	}
 	for _, s := range settings {
 		name, _, _ := strings.Cut(s, "=")
-		dot := strings.LastIndexByte(name, '.')
-		sections[s[:dot]] = append(sections[s[:dot]], s[dot+1:])
+		i := strings.LastIndexByte(name, '.')
+		sections[s[:i]] = append(sections[s[:i]], s[i+1:])
 	}
 	var ini strings.Builder
 	for _, s := range sorted(sections) {
@@ -205,7 +205,7 @@ func (g *gateway) stopOnce() {
 	select {
 	case err := <-g.done:
 		if err != nil {
-			g.t.Errorf("virtgate ended with %v:\n%s", err, tail(g.logged(), 4000))
+			g.t.Errorf("virtgate ended with %v:\n%s", err, tail(g.logged(), 40000))
 		}
 	case <-time.After(40 * time.Second):
 		g.cmd.Process.Kill()
@@ -283,7 +283,10 @@ func (g *gateway) try(method, path, body string, header ...string) (*answer, err
 		return nil, err
 	}
 	a := &answer{status: res.StatusCode, header: res.Header, raw: string(raw), took: time.Since(start)}
-	return a, a.check(method)
+	if err := a.check(method); err != nil {
+		return a, err
+	}
+	return a, conform(exchanged{method, path, req.Header, body, res.StatusCode, res.Header, a.raw})
 }
 
 // do is try for tests that are over when it fails.

@@ -8,21 +8,24 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"os/signal"
-	"os/user"
 	"runtime"
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
-	"github.com/lmittmann/tint"
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 
 	"virtgate/auth"
 	"virtgate/libvirtrpc"
 	"virtgate/listen"
+	"virtgate/server"
+	"virtgate/server/metrics"
+	"virtgate/server/tracing"
 )
 
 // version is set by the linker in releases.
@@ -43,8 +46,8 @@ func main() {
 var defaultConfigs = []string{"config.ini", "/etc/virtgate/config.ini"}
 
 type flags struct {
-	config, listen, uri                   string
-	check, hashKey, showVersion, showHelp bool
+	config, listen, uri                            string
+	check, hashKey, openapi, showVersion, showHelp bool
 }
 
 func parseFlags(args []string) (flags, *pflag.FlagSet, error) {
@@ -57,6 +60,7 @@ func parseFlags(args []string) (flags, *pflag.FlagSet, error) {
 	fs.StringVar(&f.uri, "uri", "", "libvirt `URI`, instead of the configuration's: qemu:///system, test:///default, qemu+tls://host/system")
 	fs.BoolVar(&f.check, "check", false, "check the configuration, call libvirt, print what was found, and end")
 	fs.BoolVar(&f.hashKey, "hash-key", false, "read a key from standard input, print it hashed for the configuration, and end")
+	fs.BoolVar(&f.openapi, "openapi", false, "print the description of the API (OpenAPI 3.1, JSON) and end")
 	fs.BoolVar(&f.showVersion, "version", false, "print the version and end")
 	fs.BoolVarP(&f.showHelp, "help", "h", false, "print this and end")
 	if err := fs.Parse(args); err != nil {
@@ -82,6 +86,12 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 		return err
 	case f.hashKey:
 		return hashKey(stdin, stdout)
+	case f.openapi:
+		d, err := server.New(server.Options{Version: versionText()}).Description()
+		if err == nil {
+			_, err = stdout.Write(d.JSON)
+		}
+		return err
 	}
 
 	cfg, file, err := readConfig(f.config, env)
@@ -123,20 +133,53 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 	if err != nil {
 		return err
 	}
+	if u, err := url.Parse(uri); err == nil {
+		uri = u.Redacted() // from here on it is only shown
+	}
+	figures := metrics.New(versionText())
+	observe := figures.Call
+	tracer, err := newTracer(cfg.TraceEndpoint, env, log)
+	if err != nil {
+		return err
+	}
+	if tracer != nil {
+		observe = func(ctx context.Context, c libvirtrpc.Call) {
+			figures.Call(ctx, c)
+			tracer.Call(ctx, c)
+		}
+		defer func() {
+			flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
+			defer cancel()
+			if err := tracer.Shutdown(flush); err != nil {
+				log.Warn("the last traces were not sent", "error", err)
+			}
+		}()
+	}
 	client, err := libvirtrpc.New(libvirtrpc.Options{
 		Dial:          dial,
 		URI:           remote,
 		Connections:   cfg.Libvirtd.Connections,
 		CallTimeout:   cfg.Libvirtd.CallTimeout,
 		ChangeTimeout: cfg.HTTP.RequestTimeout,
+		Observe:       observe,
 		Log:           log,
 	})
 	if err != nil {
 		return err
 	}
+	figures.Watch(client)
 	authenticator, err := auth.New(cfg.auth(where.unix, log))
 	if err != nil {
 		return err
+	}
+
+	if f.check {
+		if cfg.HTTP.TLS.Cert != "" {
+			if _, err := listen.NewTLS(cfg.HTTP.TLS, log); err != nil {
+				return err
+			}
+		}
+		return check(ctx, dial, client, stdout, file, where.String(), uri)
 	}
 
 	// The client outlives the server: requests that are under way need it.
@@ -144,20 +187,27 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 	defer endClient()
 	var g errgroup.Group
 	g.Go(func() error { return client.Run(clientCtx) })
-	if f.check {
-		err := check(ctx, client, stdout, &cfg, file, where.String(), uri)
-		endClient()
-		return errors.Join(err, g.Wait())
-	}
 
 	err = serve(ctx, &live{
 		file: f.config, env: env, started: cfg, ownKey: ownKey, where: where,
-		log: log, level: level, auth: authenticator, client: client,
+		log: log, level: level, auth: authenticator, client: client, metrics: figures, traces: tracer,
 	}, stdout, file, uri)
 	endClient()
 	err = errors.Join(err, g.Wait())
 	log.Info("stopped")
 	return err
+}
+
+// flushTimeout is how long the end of the program waits for the last traces.
+const flushTimeout = 5 * time.Second
+
+// newTracer is nil when traces have nowhere to go.
+func newTracer(endpoint string, env []string, log *slog.Logger) (*tracing.Tracer, error) {
+	url, header := tracing.Endpoint(endpoint, env)
+	if url == "" {
+		return nil, nil
+	}
+	return tracing.New(tracing.Options{URL: url, Headers: header, Version: versionText(), Log: log})
 }
 
 // setThreads bounds the threads that run at the same time. Half of the CPUs is
@@ -200,58 +250,30 @@ func readConfig(file string, env []string) (config, string, error) {
 	return c, "", err
 }
 
-func (c *logConfig) level() slog.Level {
-	switch {
-	case c.Debug:
-		return slog.LevelDebug
-	case c.Quiet:
-		return slog.LevelWarn
-	}
-	return slog.LevelInfo
-}
-
-// newLogger also returns what changes its level.
-func newLogger(c logConfig, w io.Writer) (*slog.Logger, *slog.LevelVar) {
-	level := new(slog.LevelVar)
-	level.Set(c.level())
-	o := &slog.HandlerOptions{Level: level}
-	switch {
-	case c.Format == "json":
-		return slog.New(slog.NewJSONHandler(w, o)), level
-	case c.Color:
-		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level})), level
-	}
-	return slog.New(slog.NewTextHandler(w, o)), level
-}
-
-// announceKey prints the key made for this run, the only time that it is shown.
-func announceKey(w io.Writer, key string, l net.Listener) {
-	name := "root"
-	if u, err := user.Current(); err == nil {
-		name = u.Username
-	}
-	scheme := "http"
-	if listen.IsTLS(l) {
-		scheme = "https"
-	}
-	fmt.Fprintf(w, `No key is configured ([http_server] auth-key). For this run only, the key is
-  %s
-and a user in the groups of [auth] may call with it:
-  curl -H "X-Auth-Key: %s" -H "X-Auth-Username: %s" %s://%s/libvirt/domains
-`, key, key, name, scheme, l.Addr())
-}
+// checkTimeout is how long --check waits for the daemon's socket.
+const checkTimeout = 10 * time.Second
 
 // check is --check: it prints what was found, and its error says what is wrong.
-func check(ctx context.Context, c *libvirtrpc.Client, w io.Writer, cfg *config, file, address, uri string) error {
+func check(ctx context.Context, dial func(context.Context) (net.Conn, error), c *libvirtrpc.Client, w io.Writer, file, address, uri string) (err error) {
 	if file == "" {
 		file = "none, the defaults hold"
 	}
 	fmt.Fprintf(w, "configuration  %s\nlisten         %s\nlibvirt URI    %s\n", file, address, uri)
-	if cfg.HTTP.TLS.Cert != "" {
-		if _, err := listen.NewTLS(cfg.HTTP.TLS, slog.New(slog.DiscardHandler)); err != nil {
-			return err
-		}
+	// The first error says what is wrong; later ones may be consequences.
+	dialCtx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	conn, err := dial(dialCtx)
+	if err != nil {
+		return err
 	}
+	conn.Close()
+	ctx, end := context.WithCancel(ctx)
+	var g errgroup.Group
+	g.Go(func() error { return c.Run(ctx) })
+	defer func() {
+		end()
+		err = errors.Join(err, g.Wait())
+	}()
 	v, err := c.Version(ctx)
 	if err != nil {
 		return err

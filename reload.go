@@ -11,6 +11,8 @@ import (
 	"virtgate/libvirtrpc"
 	"virtgate/listen"
 	"virtgate/server"
+	"virtgate/server/metrics"
+	"virtgate/server/tracing"
 )
 
 // live is what a reload changes, and what it takes to do so.
@@ -26,7 +28,9 @@ type live struct {
 	auth     *auth.Authenticator
 	server   *server.Server
 	client   *libvirtrpc.Client
-	tls      *listen.TLS // nil: none
+	metrics  *metrics.Metrics
+	traces   *tracing.Tracer // nil: none
+	tls      *listen.TLS     // nil: none
 	audit    *audit.Log
 	notifier *notifier
 }

@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
+	"os/user"
 	"slices"
 	"strings"
 	"syscall"
@@ -56,8 +59,11 @@ func serve(ctx context.Context, l *live, stdout io.Writer, file, uri string) (er
 		Audit:          l.audit,
 		Log:            l.log,
 		Version:        versionText(),
+		Metrics:        l.metrics,
+		Traces:         l.traces,
 		BodyLimit:      l.started.HTTP.BodyLimit,
 		RequestTimeout: l.started.HTTP.RequestTimeout,
+		Docs:           l.started.HTTP.Docs,
 	})
 
 	serving, stop := context.WithCancel(ctx)
@@ -83,4 +89,21 @@ func (l *live) alive(ctx context.Context) error {
 		return err
 	}
 	return l.client.Alive(maxIdle)
+}
+
+// announceKey prints the key made for this run, the only time that it is shown.
+func announceKey(w io.Writer, key string, l net.Listener) {
+	name := "root"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	scheme := "http"
+	if listen.IsTLS(l) {
+		scheme = "https"
+	}
+	fmt.Fprintf(w, `No key is configured ([http_server] auth-key). For this run only, the key is
+  %s
+and a user in the groups of [auth] may call with it:
+  curl -H "X-Auth-Key: %s" -H "X-Auth-Username: %s" %s://%s/libvirt/domains
+`, key, key, name, scheme, l.Addr())
 }

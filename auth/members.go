@@ -1,11 +1,13 @@
 package auth
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"virtgate/reread"
 )
@@ -61,6 +63,9 @@ func (m *members) current() *snapshot {
 	}
 
 	next := &snapshot{group: reread.Read(m.groupPath, maxFile), passwd: reread.Read(m.passPath, maxFile), wanted: m.groups}
+	if s != nil && s.readable() && (exhausted(next.group.Err) || exhausted(next.passwd.Err)) {
+		return s // as they were, until there are descriptors again
+	}
 	var problem error
 	msg := ""
 	switch {
@@ -91,6 +96,14 @@ func (m *members) current() *snapshot {
 	}
 	m.now.Store(next)
 	return next
+}
+
+func (s *snapshot) readable() bool { return s.group.Err == nil && s.passwd.Err == nil }
+
+// exhausted says whether a file could not be opened for want of descriptors,
+// which says nothing about the file.
+func exhausted(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
 // has says whether name is a user who is in every group, or has uid 0. A name

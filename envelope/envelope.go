@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 )
 
@@ -59,12 +60,12 @@ func (e *Error) At(index int) *Error {
 // Done is an entry of "messages" after an action: {"start":"Domain started"}.
 type Done struct{ Action, Text string }
 
-// Page is "result_info".
+// Page is "result_info". The tags about are for the description of the API.
 type Page struct {
-	Page       int `json:"page"`
-	PerPage    int `json:"per_page"`
-	Count      int `json:"count"`       // on this page
-	TotalCount int `json:"total_count"` // after filters
+	Page       int `json:"page" about:"which one, from 1"`
+	PerPage    int `json:"per_page" about:"how many results a page has at most"`
+	Count      int `json:"count" about:"how many are on this page"`
+	TotalCount int `json:"total_count" about:"how many there are, after the filters"`
 	TotalPages int `json:"total_pages"`
 }
 
@@ -78,7 +79,23 @@ type Response struct {
 	Info     *Page // lists only
 	Created  bool  // 201 instead of 200
 
-	encoded []byte // see Encode
+	mediaType string // see Document
+	encoded   []byte // see Encode
+	zip       sync.Once
+	zipped    []byte // see Gzip
+}
+
+// Document is a response that is sent as it is, without the envelope.
+func Document(mediaType string, body []byte) *Response {
+	return &Response{mediaType: mediaType, encoded: body}
+}
+
+// MediaType is the Content-Type of the response.
+func (r *Response) MediaType() string {
+	if r.mediaType != "" {
+		return r.mediaType
+	}
+	return "application/json; charset=utf-8"
 }
 
 // Bytes is the response as it is sent. It must not be written to: see Encode.

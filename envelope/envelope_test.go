@@ -9,18 +9,18 @@ import (
 
 func TestAppendJSON(t *testing.T) {
 	for name, c := range map[string]struct {
-		res    Response
+		res    *Response
 		want   string
 		status int
 	}{
-		"empty": {Response{}, `{"results":[],"success":true,"errors":[],"messages":[]}`, 200},
-		"created": {Response{Created: true, Results: []json.RawMessage{Raw("a<b>&\u2028")}},
+		"empty": {&Response{}, `{"results":[],"success":true,"errors":[],"messages":[]}`, 200},
+		"created": {&Response{Created: true, Results: []json.RawMessage{Raw("a<b>&\u2028")}},
 			"{\"results\":[\"a<b>&\\u2028\"],\"success\":true,\"errors\":[],\"messages\":[]}", 201},
-		"messages": {Response{Messages: []any{Done{"start", "Domain started"}, "and a \"note\""}},
+		"messages": {&Response{Messages: []any{Done{"start", "Domain started"}, "and a \"note\""}},
 			`{"results":[],"success":true,"errors":[],"messages":[{"start":"Domain started"},"and a \"note\""]}`, 200},
-		"list": {Response{Info: &Page{1, 2, 3, 4, 5}},
+		"list": {&Response{Info: &Page{1, 2, 3, 4, 5}},
 			`{"results":[],"success":true,"errors":[],"messages":[],"result_info":{"page":1,"per_page":2,"count":3,"total_count":4,"total_pages":5}}`, 200},
-		"errors": {Response{Errors: []*Error{
+		"errors": {&Response{Errors: []*Error{
 			(&Error{Code: 201, Message: "Domain is already active", Libvirt: "it runs", LibvirtCode: 55}).At(5),
 			New(Skipped, "")}},
 			`{"results":[],"success":false,"errors":[{"code":201,"message":"Domain is already active","libvirt":"it runs","libvirt_code":55,"index":5},` +

@@ -16,8 +16,11 @@ type op struct {
 	// change: it alters something. It is sent once and never again, and has the
 	// whole time of the request; a read has CallTimeout and a second try.
 	change bool
-	// monitor is the domain whose QEMU monitor the call waits for, or nil.
-	monitor *UUID
+	domain UUID // whom it is about; zero: no domain, or not one alone
+	// monitor: it waits for the domain's QEMU monitor.
+	monitor bool
+	// enter is how any other call that may hang gets its place of the gate.
+	enter func(*gate, context.Context) (*gatePass, error)
 }
 
 type countKey struct{}
@@ -56,14 +59,32 @@ func do(ctx context.Context, c *Client, o op, fn func(*libvirt.Libvirt) error) e
 	return err
 }
 
+// attempt makes the call once.
 func attempt[T any](ctx context.Context, c *Client, o op, fn func(*libvirt.Libvirt) (T, error)) (T, error) {
+	if c.opts.Observe == nil {
+		return send(ctx, c, o, fn, nil)
+	}
+	w := Call{Procedure: o.name, Domain: o.domain, Start: time.Now()}
+	v, err := send(ctx, c, o, fn, &w.Sent)
+	w.end(ctx, err)
+	c.opts.Observe(ctx, w)
+	return v, err
+}
+
+// send waits for the call's turn, sets sent, if somebody wants to know, and waits
+// for the answer.
+func send[T any](ctx context.Context, c *Client, o op, fn func(*libvirt.Libvirt) (T, error), sent *time.Time) (T, error) {
 	var zero T
 	var pass *gatePass
-	if o.monitor != nil {
-		var err error
-		if pass, err = c.gate.enter(ctx, *o.monitor); err != nil {
-			return zero, err
-		}
+	var err error
+	switch {
+	case o.monitor:
+		pass, err = c.gate.enter(ctx, o.domain)
+	case o.enter != nil:
+		pass, err = o.enter(c.gate, ctx)
+	}
+	if err != nil {
+		return zero, err
 	}
 	cn, err := c.pool.acquire(ctx)
 	if err != nil {
@@ -71,6 +92,12 @@ func attempt[T any](ctx context.Context, c *Client, o op, fn func(*libvirt.Libvi
 		return zero, err
 	}
 	counted(ctx)
+	if sent != nil {
+		*sent = time.Now()
+	}
+	if pass != nil {
+		c.pool.gated(cn)
+	}
 
 	type answer struct {
 		v   T
@@ -86,7 +113,7 @@ func attempt[T any](ctx context.Context, c *Client, o op, fn func(*libvirt.Libvi
 		v, err := fn(cn.lv)
 		answered <- answer{v, err}
 		late := !state.CompareAndSwap(0, 2)
-		c.pool.release(cn, late)
+		c.pool.release(cn, late, pass != nil)
 		pass.leave(!died(err))
 	}()
 	abandon := func() {

@@ -41,12 +41,15 @@ type Options struct {
 	ChangeTimeout  time.Duration // of one change; default 60 s
 	ConnectTimeout time.Duration // of opening a connection; default 5 s
 	// OutageWait is how long a call waits for a connection when there is none;
-	// default 3 s, three times the longest pause between two attempts to open one.
+	// default 3 s, six times the longest pause between two attempts to open one.
 	OutageWait time.Duration
 	// PingInterval is the pause between two signs of life asked of the daemon;
 	// default 5 s, negative for none.
 	PingInterval time.Duration
 
+	// Observe is told of every call when it is over, also of one that was given
+	// up or never sent. It is called from many goroutines and must not wait.
+	Observe func(context.Context, Call)
 	// Tap sees every frame of every connection; recording uses it.
 	Tap func(wire.Direction, []byte)
 	Log *slog.Logger // default: nowhere
@@ -78,12 +81,17 @@ type Client struct {
 	opts    *Options
 	pool    *pool
 	gate    *gate
-	osTypes osTypes
+	osTypes definitions[string]
 	lists   rounds[listKey, []Domain]
 	host    hostCache
 	// changeTimeout is Options.ChangeTimeout, or what it was changed to.
 	changeTimeout atomic.Int64
 	hosts         rounds[struct{}, *Host]
+	ready         rounds[struct{}, struct{}]
+
+	stats        rounds[time.Duration, *HostStats]
+	descriptions definitions[description]
+	storagePools atomic.Pointer[[]string] // the names last seen
 
 	calls sync.WaitGroup // calls in flight, and rounds
 }
@@ -96,7 +104,8 @@ func New(o Options) (*Client, error) {
 	o.setDefaults()
 	c := &Client{opts: &o, gate: newGate()}
 	c.SetChangeTimeout(o.ChangeTimeout)
-	c.pool = newPool(&o, c.osTypes.event, c.connectionsChanged)
+	c.stats.join = true
+	c.pool = newPool(&o, c.lifecycleEvent, c.connectionsChanged)
 	return c, nil
 }
 
@@ -114,6 +123,7 @@ func (c *Client) Run(ctx context.Context) error {
 // one after there was none.
 func (c *Client) connectionsChanged(first bool) {
 	c.osTypes.clear() // events may have been missed
+	c.descriptions.clear()
 	if first {
 		c.host.clear() // the daemon may be another one
 	}
@@ -135,6 +145,16 @@ func (c *Client) Ready(ctx context.Context) error {
 	return err
 }
 
+// Answers is Ready for any number of askers at once, who need not be known: they
+// share calls as equal lists do, so that all of them together have one place on
+// the connections.
+func (c *Client) Answers(ctx context.Context) error {
+	_, err := c.ready.get(ctx, struct{}{}, c.background, func() (struct{}, error) {
+		return struct{}{}, c.Ready(context.WithoutCancel(ctx))
+	})
+	return err
+}
+
 // SetChangeTimeout sets the time of one change, for those that come from now on.
 func (c *Client) SetChangeTimeout(d time.Duration) { c.changeTimeout.Store(int64(d)) }
 
@@ -144,7 +164,7 @@ func (c *Client) changeLimit() time.Duration { return time.Duration(c.changeTime
 // or the attempts to open them, have had their turn within a time. It says
 // nothing about the daemon.
 func (c *Client) Alive(within time.Duration) error {
-	c.pool.load() // the pool's lock is to be had
+	c.State() // the pool's lock is to be had
 	if idle := c.pool.idle(); idle > within {
 		return fmt.Errorf("nobody has looked after the libvirt connections for %s", idle.Round(time.Second))
 	}
@@ -153,4 +173,7 @@ func (c *Client) Alive(within time.Duration) error {
 
 // Load is the state of the pool: open connections, calls in flight, calls
 // waiting.
-func (c *Client) Load() (open, inFlight, waiting int) { return c.pool.load() }
+func (c *Client) Load() (open, inFlight, waiting int) {
+	s := c.State()
+	return s.Open, s.InFlight, s.Waiting
+}

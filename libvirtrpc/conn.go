@@ -22,6 +22,7 @@ type conn struct {
 	// Guarded by pool.mu.
 	inFlight  int // calls sent and not answered, abandoned ones included
 	abandoned int // of these, the ones past their deadline
+	gated     int // and the ones that hold a place of the gate
 	retired   bool
 }
 
@@ -71,8 +72,8 @@ func (p *pool) open(ctx context.Context) (*conn, error) {
 	c := &conn{lv: libvirt.NewWithDialer(lib), wire: w}
 
 	// None of the library's calls takes a context: closing the connection is
-	// what ends them.
-	stop := context.AfterFunc(ctx, func() { lib.Close() })
+	// what ends them. The library's reader hears of it as of any other death.
+	stop := context.AfterFunc(ctx, func() { w.Close() })
 	defer stop()
 	err = c.lv.ConnectToURI(libvirt.ConnectURI(p.opts.URI))
 	lib.open()

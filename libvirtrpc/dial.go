@@ -45,7 +45,7 @@ func Dialer(uri, socketPath string) (dial func(context.Context) (net.Conn, error
 		}
 		paths := []string{socketPath}
 		if socketPath == "" {
-			paths = unixSockets(driver, strings.Trim(u.Path, "/") == "session")
+			paths = unixSockets(driver, session(u))
 		}
 		return func(ctx context.Context) (net.Conn, error) { return dialUnix(ctx, paths) }, remote, nil
 	case "tcp":
@@ -53,10 +53,14 @@ func Dialer(uri, socketPath string) (dial func(context.Context) (net.Conn, error
 	case "tls":
 		d = dialTLS(hostPort(u, "16514"), u.Query())
 	case "ssh", "libssh", "libssh2":
+		paths := []string{socketPath}
 		if socketPath == "" {
-			socketPath = unixSockets(driver, false)[0]
+			if session(u) {
+				return nil, "", fmt.Errorf("bad libvirt URI %q: where a user's own daemon listens on another machine is not known: name it with socket=", u.Redacted())
+			}
+			paths = socketsIn("/run/libvirt", driver)
 		}
-		d = dialSSH(hostPort(u, "22"), u.User.Username(), socketPath, u.Query())
+		d = dialSSH(hostPort(u, "22"), u.User.Username(), paths, u.Query())
 	default:
 		return nil, "", fmt.Errorf("unknown transport %q in the libvirt URI: want unix, tcp, tls or ssh", transport)
 	}
@@ -72,30 +76,27 @@ func Dialer(uri, socketPath string) (dial func(context.Context) (net.Conn, error
 	}, remote, nil
 }
 
-// unixSockets lists where a driver's daemon may listen: the daemon for
-// everything first, then the driver's own one.
+// session tells whether the URI is of a user's own daemon.
+func session(u *url.URL) bool { return strings.Trim(u.Path, "/") == "session" }
+
+// unixSockets lists where a driver's daemon may listen on this machine.
 func unixSockets(driver string, session bool) []string {
-	var dirs []string
-	if session {
-		// virGetUserRuntimeDirectory: without XDG_RUNTIME_DIR it is the cache.
-		if run := os.Getenv("XDG_RUNTIME_DIR"); run != "" {
-			dirs = []string{filepath.Join(run, "libvirt")}
-		} else {
-			dirs = []string{filepath.Join(os.Getenv("HOME"), ".cache/libvirt")}
-		}
-	} else {
-		dirs = []string{"/run/libvirt"}
-		if runtime.GOOS != "linux" {
-			dirs = []string{"/var/run/libvirt"}
-		}
+	dir := "/run/libvirt"
+	switch {
+	case session && os.Getenv("XDG_RUNTIME_DIR") != "":
+		dir = filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "libvirt")
+	case session: // virGetUserRuntimeDirectory: without XDG_RUNTIME_DIR it is the cache
+		dir = filepath.Join(os.Getenv("HOME"), ".cache/libvirt")
+	case runtime.GOOS != "linux":
+		dir = "/var/run/libvirt"
 	}
-	var out []string
-	for _, name := range []string{"libvirt-sock", "virt" + driver + "d-sock"} {
-		for _, dir := range dirs {
-			out = append(out, filepath.Join(dir, name))
-		}
-	}
-	return out
+	return socketsIn(dir, driver)
+}
+
+// socketsIn are the sockets in a daemon's directory: of the daemon for
+// everything first, then of the driver's own one.
+func socketsIn(dir, driver string) []string {
+	return []string{filepath.Join(dir, "libvirt-sock"), filepath.Join(dir, "virt"+driver+"d-sock")}
 }
 
 // dialUnix opens the first socket that answers. Its error names every socket

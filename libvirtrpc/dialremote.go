@@ -1,6 +1,7 @@
 package libvirtrpc
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"strings"
 
 	"github.com/skeema/knownhosts"
 	"golang.org/x/crypto/ssh"
@@ -119,17 +121,14 @@ func enabled(query url.Values, name string) bool {
 	return v != "" && v != "0"
 }
 
-// dialSSH opens the unix socket of the daemon on the other side of ssh. The host
+// dialSSH opens the first socket that answers on the other side of ssh. The host
 // has to be in known_hosts= of the URI, or the user's or the system's file; the
 // key is keyfile= of the URI, or the agent's, or the user's.
-func dialSSH(addr, name, socket string, query url.Values) func(context.Context) (net.Conn, error) {
+func dialSSH(addr, name string, sockets []string, query url.Values) func(context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) {
 		me, err := user.Current()
 		if err != nil {
 			return nil, fmt.Errorf("cannot tell who runs this program: %w", err)
-		}
-		if name == "" {
-			name = me.Username
 		}
 		var d net.Dialer
 		raw, err := d.DialContext(ctx, "tcp", addr)
@@ -138,7 +137,7 @@ func dialSSH(addr, name, socket string, query url.Values) func(context.Context) 
 		}
 		stop := context.AfterFunc(ctx, func() { raw.Close() })
 		defer stop()
-		c, err := sshChannel(raw, addr, name, socket, me.HomeDir, query)
+		c, err := sshChannel(raw, addr, cmp.Or(name, me.Username), sockets, me.HomeDir, query)
 		if err != nil {
 			raw.Close()
 			return nil, err
@@ -147,7 +146,7 @@ func dialSSH(addr, name, socket string, query url.Values) func(context.Context) 
 	}
 }
 
-func sshChannel(raw net.Conn, addr, name, socket, home string, query url.Values) (net.Conn, error) {
+func sshChannel(raw net.Conn, addr, name string, sockets []string, home string, query url.Values) (net.Conn, error) {
 	hosts, err := knownHosts(home, query)
 	if err != nil {
 		return nil, err
@@ -170,12 +169,14 @@ func sshChannel(raw net.Conn, addr, name, socket, home string, query url.Values)
 		return nil, err
 	}
 	client := ssh.NewClient(conn, channels, requests)
-	c, err := client.Dial("unix", socket)
-	if err != nil {
-		client.Close()
-		return nil, fmt.Errorf("cannot open %s there: %w", socket, err)
+	for _, socket := range sockets {
+		var c net.Conn
+		if c, err = client.Dial("unix", socket); err == nil {
+			return &sshConn{c, client}, nil
+		}
 	}
-	return &sshConn{c, client}, nil
+	client.Close()
+	return nil, fmt.Errorf("cannot open %s there: %w", strings.Join(sockets, " or "), err)
 }
 
 // sshConn is a channel that owns its ssh connection.

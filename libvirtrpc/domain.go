@@ -101,7 +101,7 @@ func (c *Client) Lookup(ctx context.Context, r Ref) (Domain, error) {
 			return lv.DomainLookupByName(r.name)
 		})
 	case 'u':
-		d, err = call(ctx, c, op{name: "DomainLookupByUUID"}, func(lv *libvirt.Libvirt) (libvirt.Domain, error) {
+		d, err = call(ctx, c, op{name: "DomainLookupByUUID", domain: r.uuid}, func(lv *libvirt.Libvirt) (libvirt.Domain, error) {
 			return lv.DomainLookupByUUID(libvirt.UUID(r.uuid))
 		})
 	case 'i':
@@ -149,7 +149,7 @@ func (c *Client) info(ctx context.Context, d *Domain) error {
 		vcpus     uint16
 		cpuTimeNs uint64
 	}
-	v, err := call(ctx, c, op{name: "DomainGetInfo"}, func(lv *libvirt.Libvirt) (i info, err error) {
+	v, err := call(ctx, c, op{name: "DomainGetInfo", domain: d.UUID}, func(lv *libvirt.Libvirt) (i info, err error) {
 		i.state, i.max, i.mem, i.vcpus, i.cpuTimeNs, err = lv.DomainGetInfo(handle(d.UUID))
 		return i, err
 	})
@@ -161,7 +161,7 @@ func (c *Client) info(ctx context.Context, d *Domain) error {
 
 // GetState asks for a domain's state and the reason for it (virDomainGetState).
 func (c *Client) GetState(ctx context.Context, u UUID) (State, int32, error) {
-	v, err := call(ctx, c, op{name: "DomainGetState"}, func(lv *libvirt.Libvirt) (v [2]int32, err error) {
+	v, err := call(ctx, c, op{name: "DomainGetState", domain: u}, func(lv *libvirt.Libvirt) (v [2]int32, err error) {
 		v[0], v[1], err = lv.DomainGetState(handle(u), 0)
 		return v, err
 	})
@@ -179,32 +179,32 @@ func (c *Client) reason(ctx context.Context, d *Domain) (err error) {
 }
 
 // flag makes a call that answers with a number that stands for yes or no.
-func (c *Client) flag(ctx context.Context, name string, to *bool, fn func(*libvirt.Libvirt) (int32, error)) error {
-	v, err := call(ctx, c, op{name: name}, fn)
+func (c *Client) flag(ctx context.Context, name string, u UUID, to *bool, fn func(*libvirt.Libvirt) (int32, error)) error {
+	v, err := call(ctx, c, op{name: name, domain: u}, fn)
 	*to = v != 0
 	return err
 }
 
 func (c *Client) persistent(ctx context.Context, d *Domain) error {
-	return c.flag(ctx, "DomainIsPersistent", &d.Persistent, func(lv *libvirt.Libvirt) (int32, error) {
+	return c.flag(ctx, "DomainIsPersistent", d.UUID, &d.Persistent, func(lv *libvirt.Libvirt) (int32, error) {
 		return lv.DomainIsPersistent(handle(d.UUID))
 	})
 }
 
 func (c *Client) autostart(ctx context.Context, d *Domain) error {
-	return c.flag(ctx, "DomainGetAutostart", &d.Autostart, func(lv *libvirt.Libvirt) (int32, error) {
+	return c.flag(ctx, "DomainGetAutostart", d.UUID, &d.Autostart, func(lv *libvirt.Libvirt) (int32, error) {
 		return lv.DomainGetAutostart(handle(d.UUID))
 	})
 }
 
 func (c *Client) managedSave(ctx context.Context, d *Domain) error {
-	return c.flag(ctx, "DomainHasManagedSaveImage", &d.ManagedSave, func(lv *libvirt.Libvirt) (int32, error) {
+	return c.flag(ctx, "DomainHasManagedSaveImage", d.UUID, &d.ManagedSave, func(lv *libvirt.Libvirt) (int32, error) {
 		return lv.DomainHasManagedSaveImage(handle(d.UUID), 0)
 	})
 }
 
 func (c *Client) hasSnapshot(ctx context.Context, d *Domain) error {
-	return c.flag(ctx, "DomainSnapshotNum", &d.HasSnapshot, func(lv *libvirt.Libvirt) (int32, error) {
+	return c.flag(ctx, "DomainSnapshotNum", d.UUID, &d.HasSnapshot, func(lv *libvirt.Libvirt) (int32, error) {
 		return lv.DomainSnapshotNum(handle(d.UUID), 0)
 	})
 }
@@ -214,7 +214,7 @@ func (c *Client) hasSnapshot(ctx context.Context, d *Domain) error {
 // domain (libvirt 11.3 does, 9.0 does not), and a hung one never answers.
 func (c *Client) text(which libvirt.DomainMetadataType, to func(*Domain) *string) func(context.Context, *Domain) error {
 	return func(ctx context.Context, d *Domain) error {
-		v, err := call(ctx, c, op{name: "DomainGetMetadata"}, func(lv *libvirt.Libvirt) (string, error) {
+		v, err := call(ctx, c, op{name: "DomainGetMetadata", domain: d.UUID}, func(lv *libvirt.Libvirt) (string, error) {
 			return lv.DomainGetMetadata(handle(d.UUID), int32(which), nil, libvirt.DomainAffectCurrent)
 		})
 		if e := (*Error)(nil); errors.As(err, &e) && e.Code == int(libvirt.ErrNoDomainMetadata) {
@@ -238,7 +238,7 @@ const (
 // DomainXML is the domain's description (virDomainGetXMLDesc). For an active
 // domain the daemon may ask QEMU first, so it counts as a call that does.
 func (c *Client) DomainXML(ctx context.Context, u UUID, flags XMLFlags) (string, error) {
-	return call(ctx, c, op{name: "DomainGetXMLDesc", monitor: &u}, func(lv *libvirt.Libvirt) (string, error) {
+	return call(ctx, c, op{name: "DomainGetXMLDesc", domain: u, monitor: true}, func(lv *libvirt.Libvirt) (string, error) {
 		return lv.DomainGetXMLDesc(handle(u), libvirt.DomainXMLFlags(flags))
 	})
 }
@@ -322,7 +322,7 @@ func (c *Client) Leftovers(ctx context.Context, u UUID) (Leftovers, error) {
 		return l, err
 	}
 	l.ManagedSave, l.Snapshots = d.ManagedSave, d.HasSnapshot
-	n, err := call(ctx, c, op{name: "DomainListAllCheckpoints"}, func(lv *libvirt.Libvirt) (int32, error) {
+	n, err := call(ctx, c, op{name: "DomainListAllCheckpoints", domain: u}, func(lv *libvirt.Libvirt) (int32, error) {
 		_, n, err := lv.DomainListAllCheckpoints(handle(u), 1, 0)
 		return n, err
 	})

@@ -47,12 +47,12 @@ const (
 
 // monitored makes a change that waits for the QEMU monitor of the domain.
 func (c *Client) monitored(ctx context.Context, name string, u UUID, fn func(*libvirt.Libvirt) error) error {
-	return do(ctx, c, op{name: name, change: true, monitor: &u}, fn)
+	return do(ctx, c, op{name: name, change: true, domain: u, monitor: true}, fn)
 }
 
 // change makes a change that does not wait for a monitor.
-func (c *Client) change(ctx context.Context, name string, fn func(*libvirt.Libvirt) error) error {
-	return do(ctx, c, op{name: name, change: true}, fn)
+func (c *Client) change(ctx context.Context, name string, u UUID, fn func(*libvirt.Libvirt) error) error {
+	return do(ctx, c, op{name: name, change: true, domain: u}, fn)
 }
 
 // Start starts an inactive domain (virDomainCreateWithFlags).
@@ -101,14 +101,14 @@ func (c *Client) Destroy(ctx context.Context, u UUID, graceful bool) error {
 	if graceful {
 		flags = libvirt.DomainDestroyGraceful
 	}
-	return c.change(ctx, "DomainDestroyFlags", func(lv *libvirt.Libvirt) error {
+	return c.change(ctx, "DomainDestroyFlags", u, func(lv *libvirt.Libvirt) error {
 		return lv.DomainDestroyFlags(handle(u), flags)
 	})
 }
 
 // Rename gives an inactive domain another name (virDomainRename).
 func (c *Client) Rename(ctx context.Context, u UUID, name string) error {
-	return c.change(ctx, "DomainRename", func(lv *libvirt.Libvirt) error {
+	return c.change(ctx, "DomainRename", u, func(lv *libvirt.Libvirt) error {
 		_, err := lv.DomainRename(handle(u), libvirt.OptString{name}, 0)
 		return err
 	})
@@ -125,7 +125,7 @@ func (c *Client) SetMemory(ctx context.Context, u UUID, kib uint64) error {
 // SetMaxMemory sets the most memory that the domain can be given, in KiB
 // (virDomainSetMemoryFlags with VIR_DOMAIN_MEM_MAXIMUM).
 func (c *Client) SetMaxMemory(ctx context.Context, u UUID, kib uint64) error {
-	return c.change(ctx, "DomainSetMemoryFlags", func(lv *libvirt.Libvirt) error {
+	return c.change(ctx, "DomainSetMemoryFlags", u, func(lv *libvirt.Libvirt) error {
 		return lv.DomainSetMemoryFlags(handle(u), kib, uint32(libvirt.DomainMemMaximum))
 	})
 }
@@ -137,7 +137,7 @@ func (c *Client) SetAutostart(ctx context.Context, u UUID, on bool) error {
 	if on {
 		v = 1
 	}
-	return c.change(ctx, "DomainSetAutostart", func(lv *libvirt.Libvirt) error {
+	return c.change(ctx, "DomainSetAutostart", u, func(lv *libvirt.Libvirt) error {
 		return lv.DomainSetAutostart(handle(u), v)
 	})
 }
@@ -165,14 +165,14 @@ func (c *Client) CreateTransient(ctx context.Context, doc string, flags StartFla
 
 func (c *Client) create(ctx context.Context, name string, fn func(*libvirt.Libvirt) (libvirt.Domain, error)) (Domain, error) {
 	d, err := call(ctx, c, op{name: name, change: true}, fn)
-	c.osTypes.drop(UUID(d.UUID)) // the event may come after the next list
+	c.redefined(UUID(d.UUID)) // the event may come after the next list
 	return fromHandle(d), err
 }
 
 // Undefine removes a definition (virDomainUndefineFlags).
 func (c *Client) Undefine(ctx context.Context, u UUID, flags UndefineFlags) error {
-	defer c.osTypes.drop(u)
-	return c.change(ctx, "DomainUndefineFlags", func(lv *libvirt.Libvirt) error {
+	defer c.redefined(u)
+	return c.change(ctx, "DomainUndefineFlags", u, func(lv *libvirt.Libvirt) error {
 		return lv.DomainUndefineFlags(handle(u), libvirt.DomainUndefineFlagsValues(flags))
 	})
 }

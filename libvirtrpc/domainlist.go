@@ -249,17 +249,23 @@ const statsFlags = uint32(libvirt.ConnectGetAllDomainsStatsActive | libvirt.Conn
 	libvirt.ConnectGetAllDomainsStatsNowait)
 
 func number(v any) uint64 {
+	n, _ := integer(v)
+	return n
+}
+
+// integer is the value of a typed parameter, and whether it is a whole number.
+func integer(v any) (uint64, bool) {
 	switch v := v.(type) {
 	case int32:
-		return uint64(v)
+		return uint64(v), true
 	case uint32:
-		return uint64(v)
+		return uint64(v), true
 	case int64:
-		return uint64(v)
+		return uint64(v), true
 	case uint64:
-		return v
+		return v, true
 	}
-	return 0
+	return 0, false
 }
 
 // listStates fills in the state alone, from filtered lists: of the active

@@ -29,6 +29,11 @@ const (
 	Busy                    // the queue of waiting calls is full; nothing was sent
 )
 
+var kindNames = [...]string{"failed", "not_found", "exists", "invalid", "conflict", "denied", "unsupported", "timed_out", "no_answer", "lost", "unavailable", "busy"}
+
+// String is the kind as one word.
+func (k Kind) String() string { return kindNames[k] }
+
 // Error is what every method of Client returns when it fails, except for
 // mistakes of the caller that never reach libvirt.
 type Error struct {
@@ -112,7 +117,8 @@ func libvirtError(err error) *Error {
 	case errors.Is(err, libvirt.ErrUnsupported):
 		return &Error{Kind: Unsupported, Code: int(libvirt.ErrRPC), Message: "the libvirt daemon does not know this procedure"}
 	}
-	return &Error{Kind: Lost, Message: "connection to the libvirt daemon lost: " + err.Error()}
+	// The reason is in the log, see keepOpen: it may name sockets and hosts.
+	return &Error{Kind: Lost, Message: "connection to the libvirt daemon lost"}
 }
 
 // died tells whether a call ended because its connection did.

@@ -10,36 +10,36 @@ import (
 	"virtgate/libvirtrpc/wire"
 )
 
-// osTypes remembers the OS type of each definition: it never changes while the
-// definition stands, and asking for it costs a call for each domain. A define
-// or undefine event drops it, and the end or beginning of a connection drops
-// everything, because events may have been missed.
-type osTypes struct {
+// definitions remembers what a domain's definition says: it does not change while
+// the definition stands, and asking for it costs a call for each domain. A
+// define or undefine event drops it, and the end or beginning of a connection
+// drops everything, because events may have been missed.
+type definitions[V any] struct {
 	mu  sync.RWMutex
 	gen uint64 // counts drops, so that an answer from before one is not kept
-	m   map[UUID]string
+	m   map[UUID]V
 }
 
-func (o *osTypes) get(u UUID) (osType string, gen uint64, ok bool) {
+func (o *definitions[V]) get(u UUID) (v V, gen uint64, ok bool) {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
-	osType, ok = o.m[u]
-	return osType, o.gen, ok
+	v, ok = o.m[u]
+	return v, o.gen, ok
 }
 
-func (o *osTypes) put(u UUID, osType string, gen uint64) {
+func (o *definitions[V]) put(u UUID, v V, gen uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.gen != gen {
 		return
 	}
 	if o.m == nil {
-		o.m = map[UUID]string{}
+		o.m = map[UUID]V{}
 	}
-	o.m[u] = osType
+	o.m[u] = v
 }
 
-func (o *osTypes) drop(u UUID) {
+func (o *definitions[V]) drop(u UUID) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if _, ok := o.m[u]; ok {
@@ -48,7 +48,7 @@ func (o *osTypes) drop(u UUID) {
 	}
 }
 
-func (o *osTypes) clear() {
+func (o *definitions[V]) clear() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.gen++
@@ -61,7 +61,7 @@ const procLifecycle = 318
 
 // event takes the lifecycle event of a domain:
 // {callbackID, dom{name, uuid, id}, event, detail}.
-func (o *osTypes) event(f wire.Frame) {
+func (c *Client) lifecycleEvent(f wire.Frame) {
 	if f.Procedure != procLifecycle {
 		return
 	}
@@ -77,8 +77,14 @@ func (o *osTypes) event(f wire.Frame) {
 	copy(u[:], b[8+n:])
 	switch libvirt.DomainEventType(binary.BigEndian.Uint32(b[8+n+16+4:])) {
 	case libvirt.DomainEventDefined, libvirt.DomainEventUndefined, libvirt.DomainEventStarted, libvirt.DomainEventStopped:
-		o.drop(u)
+		c.redefined(u)
 	}
+}
+
+// redefined drops what is remembered of a definition.
+func (c *Client) redefined(u UUID) {
+	c.osTypes.drop(u)
+	c.descriptions.drop(u)
 }
 
 func (c *Client) osType(ctx context.Context, d *Domain) error {
@@ -87,7 +93,7 @@ func (c *Client) osType(ctx context.Context, d *Domain) error {
 		d.OSType = osType
 		return nil
 	}
-	osType, err := call(ctx, c, op{name: "DomainGetOSType"}, func(lv *libvirt.Libvirt) (string, error) {
+	osType, err := call(ctx, c, op{name: "DomainGetOSType", domain: d.UUID}, func(lv *libvirt.Libvirt) (string, error) {
 		return lv.DomainGetOsType(handle(d.UUID))
 	})
 	if err != nil {

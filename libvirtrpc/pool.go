@@ -26,7 +26,7 @@ const (
 	lingerFor = 2 * time.Minute
 
 	backoffFirst = 50 * time.Millisecond
-	backoffMost  = time.Second
+	backoffMost  = 500 * time.Millisecond
 )
 
 // pool keeps Options.Connections connections open and hands out places for
@@ -37,18 +37,24 @@ type pool struct {
 	onChange func(first bool) // see Client.connectionsChanged
 	noEvents atomic.Bool      // the driver has no events
 	noStats  atomic.Bool      // nor stats
+	linger   time.Duration    // lingerFor, but in tests
 	began    time.Time
 	beat     atomic.Int64 // when a place was last looked after, in ns since began
+
+	knocking chan struct{} // held by whose turn it is
 
 	mu      sync.Mutex
 	conns   []*conn
 	waiting list.List     // of chan *conn, first come first served
 	up      chan struct{} // closed while there is a connection, replaced when the last one goes
 	lastErr error         // why the last attempt to open a connection failed
+
+	// For who watches.
+	opened, abandonedNow, abandonedEver int
 }
 
 func newPool(o *Options, event func(wire.Frame), onChange func(first bool)) *pool {
-	return &pool{opts: o, event: event, onChange: onChange, up: make(chan struct{}), began: time.Now()}
+	return &pool{opts: o, event: event, onChange: onChange, linger: lingerFor, knocking: make(chan struct{}, 1), up: make(chan struct{}), began: time.Now()}
 }
 
 // lookedAfter says that one of the places has just had its turn.
@@ -72,30 +78,17 @@ func (p *pool) Run(ctx context.Context) error {
 // connection, open the next one.
 func (p *pool) keepOpen(ctx context.Context, g *errgroup.Group) {
 	delay := backoffFirst
-	for ctx.Err() == nil {
-		p.lookedAfter()
-		c, err := p.open(ctx)
-		if err != nil {
-			if ctx.Err() != nil {
-				return
-			}
-			p.failed(err)
-			// Jitter, so that the places do not all knock at the same moment.
-			wait := time.NewTimer(delay/2 + rand.N(delay/2))
-			select {
-			case <-ctx.Done():
-			case <-wait.C:
-			}
-			wait.Stop()
-			delay = min(2*delay, backoffMost)
-			continue
+	for {
+		c := p.knock(ctx, &delay)
+		if c == nil {
+			return
 		}
 		opened := time.Now()
 		p.add(c)
 		retired := p.awaitEnd(ctx, c)
 		p.remove(c)
 		if retired {
-			g.Go(func() error { p.linger(ctx, c); return nil })
+			g.Go(func() error { p.awaitAnswers(ctx, c); return nil })
 		} else {
 			c.wire.Close()
 			if ctx.Err() == nil {
@@ -105,6 +98,55 @@ func (p *pool) keepOpen(ctx context.Context, g *errgroup.Group) {
 		if time.Since(opened) > backoffMost {
 			delay = backoffFirst
 		}
+	}
+}
+
+// knock opens a connection, and tries until it can or ctx ends.
+func (p *pool) knock(ctx context.Context, delay *time.Duration) *conn {
+	for {
+		done := p.turn(ctx)
+		if done == nil {
+			return nil
+		}
+		p.lookedAfter()
+		c, err := p.open(ctx)
+		if err != nil && ctx.Err() == nil {
+			p.failed(err)
+			// Jitter, so that not all clients of a daemon come at the same moment.
+			wait := time.NewTimer(*delay/2 + rand.N(*delay/2))
+			select {
+			case <-ctx.Done():
+			case <-wait.C:
+			}
+			wait.Stop()
+			*delay = min(2**delay, backoffMost)
+		}
+		done()
+		if err == nil {
+			return c
+		}
+	}
+}
+
+// turn waits until a connection may be opened; nil is the end of ctx. While there
+// is none, one place after the other knocks: a daemon in trouble is spared all of
+// them at once, and sshd shuts out who comes too often with an unknown key.
+func (p *pool) turn(ctx context.Context) (done func()) {
+	p.mu.Lock()
+	up := p.up
+	p.mu.Unlock()
+	select {
+	case <-up:
+		return func() {}
+	default:
+	}
+	select {
+	case <-up:
+		return func() {}
+	case p.knocking <- struct{}{}:
+		return func() { <-p.knocking }
+	case <-ctx.Done():
+		return nil
 	}
 }
 
@@ -131,14 +173,15 @@ func (p *pool) awaitEnd(ctx context.Context, c *conn) (retired bool) {
 	}
 }
 
-// linger keeps a replaced connection until its calls are answered: closing it
-// would not free the daemon's workers, and their answers may still say how a
-// change ended.
-func (p *pool) linger(ctx context.Context, c *conn) {
+// awaitAnswers keeps a replaced connection until its calls are answered: closing
+// it would not free the daemon's workers, and their answers may still say how a
+// change ended. Calls that hold a place of the gate are waited for without end:
+// the gate has few of these places, and only the answer says that the daemon's
+// worker is free again. Others have lingerFor.
+func (p *pool) awaitAnswers(ctx context.Context, c *conn) {
 	defer c.wire.Close()
 	p.opts.Log.Warn("libvirt connection replaced: its calls are not answered", "abandoned", maxAbandoned)
-	end := time.NewTimer(lingerFor)
-	defer end.Stop()
+	end := time.Now().Add(p.linger)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -147,13 +190,11 @@ func (p *pool) linger(ctx context.Context, c *conn) {
 			return
 		case <-c.wire.Done():
 			return
-		case <-end.C:
-			return
 		case <-tick.C:
 			p.mu.Lock()
-			idle := c.inFlight == 0
+			over := c.inFlight == 0 || c.gated == 0 && time.Now().After(end)
 			p.mu.Unlock()
-			if idle {
+			if over {
 				return
 			}
 		}
@@ -164,6 +205,7 @@ func (p *pool) add(c *conn) {
 	p.mu.Lock()
 	first := len(p.conns) == 0
 	p.conns = append(p.conns, c)
+	p.opened++
 	p.lastErr = nil
 	if first {
 		close(p.up)
@@ -293,7 +335,7 @@ func (p *pool) acquire(ctx context.Context) (*conn, error) {
 			return nil, &Error{Kind: Unavailable, Message: msg}
 		case <-ctx.Done():
 			if c := give(); c != nil {
-				p.release(c, false)
+				p.release(c, false, false)
 			}
 			return nil, &Error{Kind: NoAnswer, Message: "no free place for a libvirt call before the deadline; nothing was sent"}
 		}
@@ -304,26 +346,29 @@ func (p *pool) acquire(ctx context.Context) (*conn, error) {
 func (p *pool) abandon(c *conn) {
 	p.mu.Lock()
 	c.abandoned++
+	p.abandonedNow++
+	p.abandonedEver++
+	p.mu.Unlock()
+}
+
+// gated marks one call of c as one that holds a place of the gate.
+func (p *pool) gated(c *conn) {
+	p.mu.Lock()
+	c.gated++
 	p.mu.Unlock()
 }
 
 // release gives back the place of a call that ended.
-func (p *pool) release(c *conn, abandoned bool) {
+func (p *pool) release(c *conn, abandoned, gated bool) {
 	p.mu.Lock()
 	c.inFlight--
+	if gated {
+		c.gated--
+	}
 	if abandoned {
 		c.abandoned--
+		p.abandonedNow--
 	}
 	p.serve(c)
 	p.mu.Unlock()
-}
-
-// open and free places, and who waits, for the server's own figures.
-func (p *pool) load() (open, inFlight, waiting int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, c := range p.conns {
-		inFlight += c.inFlight
-	}
-	return len(p.conns), inFlight, p.waiting.Len()
 }

@@ -8,8 +8,11 @@ import (
 
 // rounds lets equal requests share their libvirt calls without ever giving an
 // answer from before a request arrived: who comes while a round is under way
-// waits for the next one, which all who came meanwhile share.
+// waits for the next one, which all who came meanwhile share. With join he shares
+// the one under way instead.
 type rounds[K comparable, V any] struct {
+	join bool
+
 	mu sync.Mutex
 	m  map[K]*lane[V]
 
@@ -17,6 +20,7 @@ type rounds[K comparable, V any] struct {
 }
 
 type lane[V any] struct {
+	now  *round[V]
 	next *round[V] // not begun yet, nil when nobody waits
 }
 
@@ -26,8 +30,8 @@ type round[V any] struct {
 	err  error
 }
 
-// get returns the result of a round that begins after the call of get. start
-// runs fn on a goroutine that somebody owns.
+// get returns the result of a round that begins after the call of get; with join
+// also of one under way. start runs fn on a goroutine that somebody owns.
 func (r *rounds[K, V]) get(ctx context.Context, key K, start func(func()), fn func() (V, error)) (V, error) {
 	r.mu.Lock()
 	if r.m == nil {
@@ -38,10 +42,14 @@ func (r *rounds[K, V]) get(ctx context.Context, key K, start func(func()), fn fu
 		l = &lane[V]{}
 		r.m[key] = l
 	}
-	if l.next == nil {
-		l.next = &round[V]{done: make(chan struct{})}
-	}
 	mine := l.next
+	switch {
+	case r.join && l.now != nil:
+		mine = l.now
+	case mine == nil:
+		mine = &round[V]{done: make(chan struct{})}
+		l.next = mine
+	}
 	r.mu.Unlock()
 	r.waiting.Add(1)
 	defer r.waiting.Add(-1)
@@ -62,7 +70,7 @@ func (r *rounds[K, V]) run(key K, l *lane[V], fn func() (V, error)) {
 	for {
 		r.mu.Lock()
 		now := l.next
-		l.next = nil
+		l.now, l.next = now, nil
 		if now == nil {
 			delete(r.m, key)
 			r.mu.Unlock()
@@ -70,6 +78,9 @@ func (r *rounds[K, V]) run(key K, l *lane[V], fn func() (V, error)) {
 		}
 		r.mu.Unlock()
 		now.v, now.err = fn()
+		r.mu.Lock()
+		l.now = nil // who comes now is too late for it
+		r.mu.Unlock()
 		close(now.done)
 	}
 }

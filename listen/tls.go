@@ -200,6 +200,9 @@ func (c *tlsConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// CloseWrite says that nothing more comes from here.
+func (c *tlsConn) CloseWrite() error { return c.secure.CloseWrite() }
+
 // certificate is the client's, nil when there is none or clients are not asked
 // for one any more. A connection can be older than the ClientCA file, and than
 // the validity of the certificate: each is looked at again.

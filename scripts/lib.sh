@@ -124,6 +124,37 @@ start_daemon() {
 	readlink "/proc/$daemon_pid/ns/mnt" >"$dir/namespace"
 }
 
+# start_demo: virtgate on libvirt's test driver. Sets url, key, user and server,
+# its process id.
+start_demo() {
+	CGO_ENABLED=0 go build -C "$root" -trimpath -o "$work/virtgate" .
+	start_daemon "$work/test" test
+
+	user=$(id -un)
+	key=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+	printf 'libvirt:x:1:%s\nkvm:x:2:%s\n' "$user" "$user" >"$work/group"
+	id -u | sed "s/.*/$user:x:&:&::\/:\/bin\/sh/" >"$work/passwd"
+	port=$(free_port 8081)
+	(umask 077 && cat >"$work/config.ini") <<-END
+		[libvirtd]
+		driver=test
+		socket=$work/test/libvirt-sock
+		[http_server]
+		port=$port
+		auth-key=$key
+		[auth]
+		group_file=$work/group
+		passwd_file=$work/passwd
+		[wrapperd]
+		quiet=true
+	END
+	"$work/virtgate" --config "$work/config.ini" &
+	server=$!
+	started="$server $started"
+	url=http://127.0.0.1:$port
+	until_ok 100 curl -sf "$url/readyz" || die "virtgate did not become ready"
+}
+
 # stop_all ends what was started, by process id, and removes its files.
 stop_all() {
 	status=$?

@@ -3,38 +3,121 @@ package server
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
+	"virtgate/openapi"
 )
+
+// collection is what lists and details of one kind of object have in common: it
+// declares how an object is named in a path and which fields it has, and
+// selecting, ordering, paging, encoding and the description follow.
+type collection[T any] struct {
+	name, about string // in paths: domains
+	object      string // what one of them is called in the description: Domain
+	keys        []key
+	fields      []field[T]
+	// tie orders objects that are equal by the field asked for.
+	tie func(a, b *T) int
+}
+
+// key is one way to name an object in a path.
+type key struct {
+	by, about string
+	suffix    string // of the operations' names in the description
+	schema    *openapi.Schema
+	parse     func(string) (libvirtrpc.Ref, error)
+}
 
 // field is one key of the objects of a collection.
 type field[T any] struct {
-	name   string
-	costs  libvirtrpc.Fields           // what libvirt has to be asked for it
-	detail bool                        // only in the details of one object
-	put    func(b []byte, v *T) []byte // appends the value as JSON
-	order  func(a, b *T) int           // nil: lists are not ordered by it
+	name, about string // with the unit, where there is one
+	schema      *openapi.Schema
+	costs       libvirtrpc.Fields           // what libvirt has to be asked for it
+	detail      bool                        // only in the details of one object
+	ordered     bool                        // lists can be ordered by it
+	put         func(b []byte, v *T) []byte // appends the value as JSON
+	order       func(a, b *T) int
 }
 
-// collection is what lists and details of one kind of object have in common:
-// it declares its fields, and selecting, ordering, paging and encoding follow.
-type collection[T any] struct {
-	fields []field[T]
-	// tie orders objects that are equal by the field asked for.
-	tie func(a, b *T) int
+// textField is a field whose value get gets; so are the others.
+func textField[T any](name, about string, costs libvirtrpc.Fields, get func(*T) string) field[T] {
+	return field[T]{
+		name: name, about: about, costs: costs, schema: openapi.Text(),
+		put:   func(b []byte, v *T) []byte { return envelope.AppendString(b, get(v)) },
+		order: func(a, b *T) int { return strings.Compare(get(a), get(b)) },
+	}
+}
+
+func truthField[T any](name, about string, costs libvirtrpc.Fields, get func(*T) bool) field[T] {
+	return field[T]{
+		name: name, about: about, costs: costs, schema: openapi.Truth(),
+		put: func(b []byte, v *T) []byte { return strconv.AppendBool(b, get(v)) },
+	}
+}
+
+func numberField[T any](name, about string, costs libvirtrpc.Fields, get func(*T) uint64) field[T] {
+	return field[T]{
+		name: name, about: about, costs: costs, schema: openapi.Number(64, 0),
+		put:   func(b []byte, v *T) []byte { return strconv.AppendUint(b, get(v), 10) },
+		order: func(a, b *T) int { return cmp.Compare(get(a), get(b)) },
+	}
+}
+
+func (f field[T]) inDetails() field[T] {
+	f.detail = true
+	return f
+}
+
+// of says which values there are.
+func (f field[T]) of(words []string) field[T] {
+	f.schema = openapi.OneWord(words...)
+	return f
+}
+
+func (f field[T]) orderable() field[T] {
+	f.ordered = true
+	return f
+}
+
+// schema is one of the objects. No key is certain to be there: clients choose.
+func (c *collection[T]) schema() *openapi.Schema {
+	s := openapi.Object(nil).Named(c.object, "Without the parameter fields every key is there.")
+	for _, f := range c.fields {
+		own := *f.schema
+		own.Description = f.about
+		if f.detail {
+			own.Description += "; in details only"
+		}
+		s.Properties.Set(f.name, &own)
+	}
+	return s
+}
+
+// createdSchema is an object that was just made: all keys of a list, and
+// created.
+func (c *collection[T]) createdSchema() *openapi.Schema {
+	s := openapi.Object(nil, append(c.names(false), "created")...).Named("Created"+c.object, "What was created.")
+	for _, p := range c.schema().Properties {
+		if slices.Contains(s.Required, p.Key) {
+			s.Properties.Set(p.Key, p.Value)
+		}
+	}
+	s.Properties.Set("created", &openapi.Schema{Type: "boolean", Const: true})
+	return s
 }
 
 // selection is which fields a request wants, in the collection's order.
 type selection[T any] []*field[T]
 
-// selected reads the parameter "fields". Without it, all are wanted.
-func (c *collection[T]) selected(q *query, detail bool) selection[T] {
-	names := q.list("fields")
+// selected are the fields of the names; all of them for nil.
+func (c *collection[T]) selected(names []string, detail bool) (selection[T], error) {
 	var sel selection[T]
 	for i := range c.fields {
 		f := &c.fields[i]
@@ -44,9 +127,15 @@ func (c *collection[T]) selected(q *query, detail bool) selection[T] {
 	}
 	for _, n := range names {
 		if !slices.ContainsFunc(sel, func(f *field[T]) bool { return f.name == n }) {
-			q.fail("fields", "no key "+printable(n)+"; there are "+strings.Join(c.names(detail), ", "))
+			return nil, errors.New("no key " + printable(n) + "; there are " + strings.Join(c.names(detail), ", "))
 		}
 	}
+	return sel, nil
+}
+
+// all are the fields of a list.
+func (c *collection[T]) all() selection[T] {
+	sel, _ := c.selected(nil, false)
 	return sel
 }
 
@@ -58,6 +147,16 @@ func (c *collection[T]) names(detail bool) []string {
 		}
 	}
 	return out
+}
+
+// choose is the parameter "fields". Without it, all are wanted.
+func (c *collection[T]) choose(to *selection[T], detail bool) param {
+	*to, _ = c.selected(nil, detail)
+	schema := func() *openapi.Schema { return openapi.List(openapi.OneWord(c.names(detail)...)).Between(1, -1) }
+	return param{"fields", "the keys wanted; only the libvirt calls that these need are made. Default: all", schema, func(v string) (err error) {
+		*to, err = c.selected(split(v), detail)
+		return err
+	}}
 }
 
 func (s selection[T]) costs() libvirtrpc.Fields {
@@ -100,34 +199,35 @@ type listing[T any] struct {
 	selection[T]
 	order         *field[T]
 	descending    bool
-	page, perPage int // perPage 0: everything on one page
+	page, perPage int // 0: not said
 	tie           func(a, b *T) int
 }
 
-const maxPerPage = 1000
+const (
+	maxPerPage     = 1000
+	defaultPerPage = 100 // of who says only which page
+)
 
-// listing reads fields, order, direction, page and per_page.
-func (c *collection[T]) listing(q *query) listing[T] {
-	l := listing[T]{selection: c.selected(q, false), tie: c.tie}
+// params are fields, order, direction, page and per_page.
+func (l *listing[T]) params(c *collection[T]) []param {
+	l.tie = c.tie
 	var names []string
 	for i := range c.fields {
-		if c.fields[i].order != nil {
+		if c.fields[i].ordered {
 			names = append(names, c.fields[i].name)
 		}
 	}
-	name := q.choice("order", names...)
-	for i := range c.fields {
-		if c.fields[i].name == name {
-			l.order = &c.fields[i]
-		}
+	order := func(name string) {
+		l.order = &c.fields[slices.IndexFunc(c.fields, func(f field[T]) bool { return f.name == name })]
 	}
-	l.descending = q.choice("direction", "asc", "desc") == "desc"
-	l.perPage = q.number("per_page", 0, maxPerPage)
-	l.page = q.number("page", 1, math.MaxInt32)
-	if _, paged := q.values["page"]; paged && l.perPage == 0 {
-		l.perPage = 100
+	order(names[0])
+	return []param{
+		c.choose(&l.selection, false),
+		choice("order", "the key to order by", names, order),
+		choice("direction", "of the order", []string{"asc", "desc"}, func(w string) { l.descending = w == "desc" }),
+		number("page", "which page, from 1. Without page and per_page everything is one page", &l.page, math.MaxInt32),
+		number("per_page", "how many on a page; 100 when only page is said", &l.perPage, maxPerPage),
 	}
-	return l
 }
 
 func (l *listing[T]) costs() libvirtrpc.Fields { return l.selection.costs() | l.order.costs }
@@ -144,16 +244,19 @@ func (l *listing[T]) respond(vs []*T) *envelope.Response {
 	if !slices.IsSortedFunc(vs, order) {
 		slices.SortStableFunc(vs, order)
 	}
-	info := &envelope.Page{Page: l.page, PerPage: l.perPage, TotalCount: len(vs), TotalPages: 1}
-	if l.perPage == 0 {
+	info := &envelope.Page{Page: max(l.page, 1), PerPage: l.perPage, TotalCount: len(vs), TotalPages: 1}
+	if l.page > 0 && l.perPage == 0 {
+		info.PerPage = defaultPerPage
+	}
+	if info.PerPage == 0 {
 		info.PerPage = len(vs)
 	} else {
-		info.TotalPages = max(1, (len(vs)+l.perPage-1)/l.perPage)
+		info.TotalPages = max(1, (len(vs)+info.PerPage-1)/info.PerPage)
 		from := len(vs)
-		if l.page <= info.TotalPages {
-			from = (l.page - 1) * l.perPage
+		if info.Page <= info.TotalPages {
+			from = (info.Page - 1) * info.PerPage
 		}
-		vs = vs[from:min(from+l.perPage, len(vs))]
+		vs = vs[from:min(from+info.PerPage, len(vs))]
 	}
 	info.Count = len(vs)
 	return &envelope.Response{Results: l.encode(vs), Info: info}
@@ -182,52 +285,3 @@ func (s *shared[T]) get(all []T, query string, make func() *envelope.Response) *
 	}
 	return s.res
 }
-
-// nameFilter is search and the name filters, which every collection has.
-type nameFilter struct {
-	tests []func(name string) bool
-	any   bool
-	find  []string // lower-case; in name or identifier
-}
-
-func readNameFilter(q *query) nameFilter {
-	var f nameFilter
-	for _, w := range q.list("search") {
-		f.find = append(f.find, strings.ToLower(w))
-	}
-	for _, t := range []struct {
-		name string
-		test func(name, with string) bool
-	}{
-		{"name", func(name, with string) bool { return name == with }},
-		{"name.contains", strings.Contains},
-		{"name.startswith", strings.HasPrefix},
-		{"name.endswith", strings.HasSuffix},
-	} {
-		if words := q.list(t.name); words != nil {
-			f.tests = append(f.tests, func(name string) bool {
-				return slices.ContainsFunc(words, func(w string) bool { return t.test(name, w) })
-			})
-		}
-	}
-	f.any = q.choice("match", "all", "any") == "any"
-	return f
-}
-
-// fits tells whether an object of that name and identifier passes.
-func (f *nameFilter) fits(name, id string) bool {
-	if f.find != nil && !slices.ContainsFunc(f.find, func(w string) bool {
-		return strings.Contains(strings.ToLower(name), w) || strings.Contains(id, w)
-	}) {
-		return false
-	}
-	if len(f.tests) == 0 {
-		return true
-	}
-	if f.any {
-		return slices.ContainsFunc(f.tests, func(t func(string) bool) bool { return t(name) })
-	}
-	return !slices.ContainsFunc(f.tests, func(t func(string) bool) bool { return !t(name) })
-}
-
-func (f *nameFilter) empty() bool { return f.find == nil && len(f.tests) == 0 }

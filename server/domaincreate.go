@@ -3,16 +3,15 @@ package server
 import (
 	"context"
 	"encoding/json"
-	"encoding/xml"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"virtgate/audit"
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
 	"virtgate/libvirtrpc/domainxml"
+	"virtgate/openapi"
 )
 
 type createDomainsReq struct {
@@ -36,22 +35,27 @@ const maxXML = 4 << 20
 // maxItems bounds one POST; the whole has one request's time.
 const maxItems = 64
 
+func (r *createDomainsReq) params() []param {
+	return []param{
+		boolean("start", "start it too; when that fails, the definition is removed again and the error says so", &r.start),
+		boolean("transient", "make a running domain without a definition instead", &r.transient),
+		boolean("paused", "with start or transient: started paused", &r.paused),
+		boolean("validate", "check the XML against libvirt's schema", &r.validate),
+	}
+}
+
 func (r *createDomainsReq) decode(in *request) error {
-	r.start = in.query.bool("start")
-	r.transient = in.query.bool("transient")
-	r.paused = in.query.bool("paused")
-	r.validate = in.query.bool("validate")
 	if r.paused && !r.start && !r.transient {
-		in.query.fail("paused", "it goes with start or transient")
+		return badParam("paused", "it goes with start or transient")
 	}
 	if r.start && r.transient {
-		in.query.fail("transient", "a transient domain is started anyway; leave start out")
+		return badParam("transient", "a transient domain is started anyway; leave start out")
 	}
 	body, err := in.body()
 	if err != nil {
 		return err
 	}
-	list, array, err := items(body)
+	list, array, err := items(body, maxItems)
 	if err != nil {
 		return err
 	}
@@ -71,6 +75,14 @@ func (r *createDomainsReq) decode(in *request) error {
 		r.items = append(r.items, d)
 	}
 	return nil
+}
+
+func (r *createDomainsReq) body() openapi.Media {
+	one := openapi.Either(domainXMLSchema(), openapi.Of[newDomainObject]()).Named("NewDomain", "A domain to make.")
+	return openapi.Media{
+		Schema:  openapi.Either(one, openapi.List(one).Between(1, maxItems)).Named("NewDomains", "One domain to make or several."),
+		Example: json.RawMessage(`{"name":"fedora-vm","os":"Linux"}`),
+	}
 }
 
 func decodeNewDomain(raw json.RawMessage) (newDomain, error) {
@@ -124,55 +136,27 @@ func badXML(why string) error {
 	return e
 }
 
-// readXML finds the name and UUID in domain XML, and refuses what must not
-// reach libvirt's parser: a document type, with which XML expands to any size.
-// Everything else about the XML is libvirt's to judge.
+// readXML finds the name and UUID in domain XML.
 func (d *newDomain) readXML() error {
 	if strings.TrimSpace(d.xml) == "" {
 		return badXML("the XML is empty")
 	}
 	if len(d.xml) > maxXML {
-		return envelope.New(envelope.BodyTooLarge, fmt.Sprintf("libvirt takes at most %d bytes of XML", maxXML))
+		return tooMuchXML()
 	}
-	dec := xml.NewDecoder(strings.NewReader(d.xml))
-	depth := 0
-	for {
-		tok, err := dec.Token()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return badXML("not XML: " + err.Error())
-		}
-		switch t := tok.(type) {
-		case xml.Directive:
-			return badXML("a document type declaration is not accepted")
-		case xml.EndElement:
-			depth--
-		case xml.StartElement:
-			depth++
-			if depth == 1 && t.Name.Local != "domain" {
-				return badXML("the XML is not a <domain> but a <" + t.Name.Local + ">")
-			}
-			if depth != 2 || t.Name.Local != "name" && t.Name.Local != "uuid" {
-				break
-			}
-			var text string
-			if err := dec.DecodeElement(&text, &t); err != nil {
-				return badXML("not XML: " + err.Error())
-			}
-			depth--
-			if t.Name.Local == "name" {
-				d.name = text
-			} else if u, err := libvirtrpc.ParseUUID(strings.TrimSpace(text)); err == nil {
-				d.uuid = &u
-			}
-		}
+	id, err := domainxml.ReadIdentity(d.xml)
+	if err == nil {
+		err = checkName(id.Name)
 	}
-	if err := checkName(d.name); err != nil {
+	if err != nil {
 		return badXML(err.Error())
 	}
+	d.name, d.uuid = id.Name, id.UUID
 	return nil
+}
+
+func tooMuchXML() error {
+	return envelope.New(envelope.BodyTooLarge, fmt.Sprintf("libvirt takes at most %d bytes of XML", maxXML))
 }
 
 // createDomains makes the domains in their order; what was made stays when a
@@ -181,7 +165,7 @@ func (s *Server) createDomains(ctx context.Context, r createDomainsReq) (*envelo
 	ctx, cancel := s.finish(ctx)
 	defer cancel()
 	res := &envelope.Response{Created: true}
-	sel := domains.selected(&query{}, false)
+	sel := domains.all()
 	for i, item := range r.items {
 		d, err := s.createDomain(ctx, r, item)
 		if err != nil {
@@ -209,6 +193,9 @@ func (s *Server) createDomain(ctx context.Context, r createDomainsReq, item newD
 		}
 		if doc, err = item.spec.XML(host); err != nil {
 			return domain{}, badXML(err.Error())
+		}
+		if len(doc) > maxXML { // a description of less, escaped
+			return domain{}, tooMuchXML()
 		}
 	}
 	// Two creations of one name or UUID take turns: libvirt would replace the
@@ -242,7 +229,7 @@ func (s *Server) createDomain(ctx context.Context, r createDomainsReq, item newD
 			return d, s.undoDefine(ctx, d, err)
 		}
 	}
-	return s.libvirt.GetDomain(ctx, libvirtrpc.ByUUID(d.UUID), domains.selected(&query{}, false).costs())
+	return s.libvirt.GetDomain(ctx, libvirtrpc.ByUUID(d.UUID), domains.all().costs())
 }
 
 // mustNotExist refuses a name or UUID that is taken: a definition is never

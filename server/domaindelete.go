@@ -13,39 +13,43 @@ import (
 
 type deleteDomainReq struct {
 	ref     libvirtrpc.Ref
+	given   bool // there were options
 	flags   libvirtrpc.UndefineFlags
 	destroy bool
 }
 
-var deleteOptions = map[string]libvirtrpc.UndefineFlags{
-	"managed_save":         libvirtrpc.UndefineManagedSave,
-	"snapshots_metadata":   libvirtrpc.UndefineSnapshotsMetadata,
-	"checkpoints_metadata": libvirtrpc.UndefineCheckpointsMetadata,
-	"nvram":                libvirtrpc.UndefineNVRAM,
-	"keep_nvram":           libvirtrpc.UndefineKeepNVRAM,
-	"tpm":                  libvirtrpc.UndefineTPM,
-	"keep_tpm":             libvirtrpc.UndefineKeepTPM,
-	"destroy":              0,
+// destroyFirst is the option that is no flag of libvirt's.
+const destroyFirst = "destroy"
+
+var deleteOptions = []option[libvirtrpc.UndefineFlags]{
+	{"checkpoints_metadata", "also what libvirt knows of its checkpoints", libvirtrpc.UndefineCheckpointsMetadata},
+	{destroyFirst, "stop it first, if it is active", 0},
+	{"keep_nvram", "but not its NVRAM file", libvirtrpc.UndefineKeepNVRAM},
+	{"keep_tpm", "but not the state of its TPM", libvirtrpc.UndefineKeepTPM},
+	{"managed_save", "also its managed save image", libvirtrpc.UndefineManagedSave},
+	{"nvram", "also its NVRAM file", libvirtrpc.UndefineNVRAM},
+	{"snapshots_metadata", "also what libvirt knows of its snapshots", libvirtrpc.UndefineSnapshotsMetadata},
+	{"tpm", "also the state of its TPM", libvirtrpc.UndefineTPM},
+}
+
+func (r *deleteDomainReq) params() []param {
+	return []param{options("options", "what to do besides removing the definition", deleteOptions, func(o option[libvirtrpc.UndefineFlags]) {
+		r.given = true
+		r.flags |= o.value
+		r.destroy = r.destroy || o.word == destroyFirst
+	})}
 }
 
 func (r *deleteDomainReq) decode(in *request) (err error) {
-	for _, o := range in.query.list("options") {
-		flag, ok := deleteOptions[strings.ToLower(o)]
-		if !ok {
-			in.query.fail("options", "no option "+printable(o)+"; there are "+names(deleteOptions))
-		}
-		r.flags |= flag
-		r.destroy = r.destroy || strings.EqualFold(o, "destroy")
-	}
 	for _, pair := range [][2]libvirtrpc.UndefineFlags{
 		{libvirtrpc.UndefineNVRAM, libvirtrpc.UndefineKeepNVRAM},
 		{libvirtrpc.UndefineTPM, libvirtrpc.UndefineKeepTPM},
 	} {
 		if r.flags&pair[0] != 0 && r.flags&pair[1] != 0 {
-			in.query.fail("options", "both to keep and to remove the same thing")
+			return badParam("options", "both to keep and to remove the same thing")
 		}
 	}
-	if r.ref, err = in.domain(); err != nil {
+	if r.ref, err = in.ref(); err != nil {
 		return err
 	}
 	body, err := in.body()
@@ -102,11 +106,14 @@ func (s *Server) deleteDomain(ctx context.Context, r deleteDomainReq) (*envelope
 			return nil, s.deleteError(ctx, d.UUID, r, err)
 		}
 	}
-	return &envelope.Response{Results: []json.RawMessage{envelope.Raw(struct {
-		Deleted bool   `json:"deleted"`
-		UUID    string `json:"uuid"`
-		Name    string `json:"name"`
-	}{true, d.UUID.String(), d.Name})}}, nil
+	return &envelope.Response{Results: []json.RawMessage{envelope.Raw(deleted{true, d.UUID.String(), d.Name})}}, nil
+}
+
+// deleted is the result of a removal.
+type deleted struct {
+	Deleted bool   `json:"deleted" about:"true"`
+	UUID    string `json:"uuid" about:"of what was removed"`
+	Name    string `json:"name" about:"of what was removed"`
 }
 
 // deleteError names the option that libvirt refused for want of.

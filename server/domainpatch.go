@@ -11,6 +11,7 @@ import (
 	"virtgate/audit"
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
+	"virtgate/openapi"
 )
 
 // action is one thing to do to a domain, decoded and checked.
@@ -32,24 +33,28 @@ type patchDomainReq struct {
 	ref     libvirtrpc.Ref
 	actions []action
 	array   bool
-	// remove is set for the request that the reference prints under DELETE: a
-	// PATCH without a body, with options.
-	remove *deleteDomainReq
+	// remove is the request that the reference prints under DELETE: a PATCH
+	// without a body, with options.
+	remove deleteDomainReq
 }
 
+func (r *patchDomainReq) params() []param { return r.remove.params() }
+
 func (r *patchDomainReq) decode(in *request) (err error) {
-	if r.ref, err = in.domain(); err != nil {
+	if r.ref, err = in.ref(); err != nil {
 		return err
 	}
 	body, err := in.body()
 	if err != nil {
 		return err
 	}
-	if _, ok := in.query.values["options"]; ok && len(body) == 0 {
-		r.remove = new(deleteDomainReq)
+	if r.remove.given && len(body) == 0 {
 		return r.remove.decode(in)
 	}
-	list, array, err := items(body)
+	if r.remove.given {
+		return badParam("options", "they go without a body, and delete the domain")
+	}
+	list, array, err := items(body, maxActions)
 	if err != nil {
 		return err
 	}
@@ -78,7 +83,7 @@ func (r *patchDomainReq) decode(in *request) (err error) {
 const maxActions = 64
 
 func (r *patchDomainReq) needs() []string {
-	if r.remove != nil {
+	if r.remove.given {
 		return []string{"domains:delete"}
 	}
 	var out []string
@@ -91,11 +96,28 @@ func (r *patchDomainReq) needs() []string {
 }
 
 func (r *patchDomainReq) record(e *audit.Entry) {
-	if r.remove != nil {
+	if r.remove.given {
 		r.remove.record(e)
 	}
 	for _, a := range r.actions {
 		e.Actions = append(e.Actions, a.message.Action)
+	}
+}
+
+func (r *patchDomainReq) body() openapi.Media {
+	index := openapi.Number(32, 0)
+	depends := openapi.Either(index, openapi.List(index)).Named("Depends", "Places, from 0, of earlier actions that must have succeeded.")
+	var kinds []*openapi.Schema
+	for _, k := range actions {
+		kinds = append(kinds, openapi.Object(openapi.Map[*openapi.Schema]{
+			{Key: k.name, Value: k.schema()},
+			{Key: "depends", Value: depends},
+		}, k.name).Named(openapi.TypeName(k.name)+"Action", k.about))
+	}
+	one := openapi.Either(kinds...).Named("Action", "One thing to do to a domain.")
+	return openapi.Media{
+		Schema:  openapi.Either(one, openapi.List(one).Between(1, maxActions)).Named("Actions", "One action or several."),
+		Example: json.RawMessage(`[{"memory":"1GiB"},{"power_mgt":{"request":"start","type":["paused"]},"depends":0}]`),
 	}
 }
 
@@ -121,46 +143,89 @@ func decodeAction(raw json.RawMessage, index int) (action, error) {
 		return a, envelope.New(envelope.BadAction, fmt.Sprintf("an object has exactly one action, this one has %d", len(object)))
 	}
 	for name, value := range object {
-		read, ok := actions[name]
-		if !ok {
-			return a, envelope.New(envelope.UnknownAction, printable(name)+"; there are "+strings.Join(actionNames, ", "))
+		i := slices.IndexFunc(actions, func(k actionKind) bool { return k.name == name })
+		if i < 0 {
+			return a, envelope.New(envelope.UnknownAction, printable(name)+"; there are "+actionNames())
 		}
+		k := &actions[i]
 		depends := a.depends
 		var err error
-		if a, err = read(value); err != nil {
+		if a, err = k.read(value); err != nil {
 			return a, err
 		}
-		a.depends = depends
+		a.depends, a.permission = depends, k.permission
+		if a.message.Action == "" {
+			a.message.Action, a.code = k.name, k.failed
+		}
 	}
 	return a, nil
 }
 
 func decodeDepends(raw json.RawMessage, index int) ([]int, error) {
-	var list []int
+	var list []*int // nil: null
 	if err := json.Unmarshal(raw, &list); err != nil || list == nil {
-		var one *int
-		if json.Unmarshal(raw, &one) != nil || one == nil {
-			return nil, envelope.New(envelope.BadAction, "depends is an index or an array of indices")
+		list = make([]*int, 1)
+		if json.Unmarshal(raw, &list[0]) != nil {
+			list[0] = nil
 		}
-		list = []int{*one}
 	}
+	var out []int
 	for _, d := range list {
-		if d < 0 || d >= index {
-			return nil, envelope.New(envelope.BadAction, fmt.Sprintf("depends on %d, which is not an earlier action", d))
+		switch {
+		case d == nil:
+			return nil, envelope.New(envelope.BadAction, "depends is an index or an array of indices")
+		case *d < 0 || *d >= index:
+			return nil, envelope.New(envelope.BadAction, fmt.Sprintf("depends on %d, which is not an earlier action", *d))
 		}
+		out = append(out, *d)
 	}
-	return list, nil
+	return out, nil
 }
 
-var actionNames = []string{"power_mgt", "name", "memory", "max_memory", "autostart"}
+// actionKind is one key of a PATCH.
+type actionKind struct {
+	name, about string
+	permission  string
+	// failed is the code when libvirt refuses for its own reasons; others are
+	// those of a bad value, or when the state of things is the reason.
+	failed envelope.Code
+	others []envelope.Code
+	schema func() *openapi.Schema // of the value
+	read   func(json.RawMessage) (action, error)
+}
 
-// actions are the keys of a PATCH, each with what reads its value.
-var actions = map[string]func(json.RawMessage) (action, error){
-	"power_mgt":  decodePower,
-	"name":       decodeRename,
-	"memory":     decodeMemory,
-	"max_memory": decodeMaxMemory,
-	"autostart":  decodeAutostart,
+var actions = []actionKind{
+	{name: "power_mgt", about: "What to do with its power.", permission: "domains:power",
+		others: powerCodes(), schema: powerSchema, read: decodePower},
+	{name: "name", about: "A new name. The domain has to be off.", permission: "domains:update",
+		failed: envelope.RenameFailed, others: []envelope.Code{envelope.BadIdentifier, envelope.Exists},
+		schema: nameSchema, read: decodeRename},
+	{name: "memory", about: "Memory of the running domain, or of the definition when it is off.", permission: "domains:update",
+		failed: envelope.MemoryFailed, schema: kib(0).Schema, read: memoryAction("Memory set", (*libvirtrpc.Client).SetMemory)},
+	{name: "max_memory", about: "Memory that it can be given. The domain has to be off.", permission: "domains:update",
+		failed: envelope.MaxMemoryFailed, schema: kib(0).Schema, read: memoryAction("Maximum memory set", (*libvirtrpc.Client).SetMaxMemory)},
+	{name: "autostart", about: "Whether it starts with its host.", permission: "domains:update",
+		failed: envelope.AutostartFailed, schema: openapi.Truth, read: decodeAutostart},
+}
+
+func actionNames() string {
+	var out []string
+	for _, k := range actions {
+		out = append(out, k.name)
+	}
+	return strings.Join(out, ", ")
+}
+
+// actionCodes are the codes that actions fail with.
+func actionCodes() []envelope.Code {
+	out := []envelope.Code{envelope.BadPatch, envelope.BadAction, envelope.UnknownAction, envelope.Skipped}
+	for _, k := range actions {
+		if k.failed != 0 {
+			out = append(out, k.failed)
+		}
+		out = append(out, k.others...)
+	}
+	return out
 }
 
 func decodeRename(raw json.RawMessage) (action, error) {
@@ -172,9 +237,7 @@ func decodeRename(raw json.RawMessage) (action, error) {
 		return action{}, envelope.New(envelope.BadIdentifier, err.Error())
 	}
 	return action{
-		message:    envelope.Done{Action: "name", Text: "Domain renamed"},
-		code:       envelope.RenameFailed,
-		permission: "domains:update",
+		message: envelope.Done{Text: "Domain renamed"},
 		do: func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID) error {
 			return c.Rename(ctx, u, *name)
 		},
@@ -185,39 +248,19 @@ func decodeRename(raw json.RawMessage) (action, error) {
 	}, nil
 }
 
-func decodeMemory(raw json.RawMessage) (action, error) {
-	kib, err := decodeKiB(raw)
-	return action{
-		message:    envelope.Done{Action: "memory", Text: "Memory set"},
-		code:       envelope.MemoryFailed,
-		permission: "domains:update",
-		do: func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID) error {
-			return c.SetMemory(ctx, u, kib)
-		},
-	}, err
-}
-
-func decodeMaxMemory(raw json.RawMessage) (action, error) {
-	kib, err := decodeKiB(raw)
-	return action{
-		message:    envelope.Done{Action: "max_memory", Text: "Maximum memory set"},
-		code:       envelope.MaxMemoryFailed,
-		permission: "domains:update",
-		do: func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID) error {
-			return c.SetMaxMemory(ctx, u, kib)
-		},
-	}, err
-}
-
-func decodeKiB(raw json.RawMessage) (uint64, error) {
-	kib, err := parseKiB(raw)
-	if err == nil && kib == 0 {
-		err = errors.New("memory is more than nothing")
+func memoryAction(done string, set func(*libvirtrpc.Client, context.Context, libvirtrpc.UUID, uint64) error) func(json.RawMessage) (action, error) {
+	return func(raw json.RawMessage) (action, error) {
+		var amount kib
+		if err := amount.UnmarshalJSON(raw); err != nil {
+			return action{}, envelope.New(envelope.BadAction, err.Error())
+		}
+		return action{
+			message: envelope.Done{Text: done},
+			do: func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID) error {
+				return set(c, ctx, u, uint64(amount))
+			},
+		}, nil
 	}
-	if err != nil {
-		return 0, envelope.New(envelope.BadAction, err.Error())
-	}
-	return kib, nil
 }
 
 func decodeAutostart(raw json.RawMessage) (action, error) {
@@ -230,9 +273,7 @@ func decodeAutostart(raw json.RawMessage) (action, error) {
 		text = "Autostart enabled"
 	}
 	return action{
-		message:    envelope.Done{Action: "autostart", Text: text},
-		code:       envelope.AutostartFailed,
-		permission: "domains:update",
+		message: envelope.Done{Text: text},
 		do: func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID) error {
 			return c.SetAutostart(ctx, u, *on)
 		},
@@ -242,8 +283,8 @@ func decodeAutostart(raw json.RawMessage) (action, error) {
 // patchDomain runs the actions in their order. Later ones run even when an
 // earlier one failed, unless they depend on it.
 func (s *Server) patchDomain(ctx context.Context, r patchDomainReq) (*envelope.Response, error) {
-	if r.remove != nil {
-		return s.deleteDomain(ctx, *r.remove)
+	if r.remove.given {
+		return s.deleteDomain(ctx, r.remove)
 	}
 	ctx, cancel := s.finish(ctx)
 	defer cancel()

@@ -10,25 +10,42 @@ import (
 
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
+	"virtgate/openapi"
 )
 
 // power is one request of power_mgt.
 type power struct {
-	text  string // on success
-	code  envelope.Code
-	flags map[string]uint32
-	do    func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID, flags uint32) error
-	// conflict is the code of a refusal that the domain's state explains; false
-	// when it does not.
-	conflict func(active bool, s libvirtrpc.State) (envelope.Code, bool)
+	name, text string // the text is what is said on success
+	code       envelope.Code
+	flags      []option[uint32]
+	do         func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID, flags uint32) error
+	conflict   conflict
 }
 
-var shutdownFlags = map[string]uint32{
-	"acpi_power_btn": uint32(libvirtrpc.ShutdownACPI),
-	"guest_agent":    uint32(libvirtrpc.ShutdownAgent),
-	"initctl":        uint32(libvirtrpc.ShutdownInitctl),
-	"signal":         uint32(libvirtrpc.ShutdownSignal),
-	"paravirt":       uint32(libvirtrpc.ShutdownParavirt),
+// conflict is how the domain's state explains a refusal.
+type conflict struct {
+	codes []envelope.Code // all that find returns
+	// find is the code of the refusal; false when the state is not the reason.
+	find func(active bool, s libvirtrpc.State) (envelope.Code, bool)
+}
+
+// needsActive is the conflict of requests that only make sense for an active
+// domain; idle is the code when it is not.
+func needsActive(idle envelope.Code) conflict {
+	return conflict{[]envelope.Code{idle, envelope.NotRunning}, func(active bool, s libvirtrpc.State) (envelope.Code, bool) {
+		if !active {
+			return idle, true
+		}
+		return envelope.NotRunning, s != libvirtrpc.Running && s != libvirtrpc.Blocked
+	}}
+}
+
+var shutdownFlags = []option[uint32]{
+	{"acpi_power_btn", "press the ACPI power button", uint32(libvirtrpc.ShutdownACPI)},
+	{"guest_agent", "ask the guest agent", uint32(libvirtrpc.ShutdownAgent)},
+	{"initctl", "through initctl, in a container", uint32(libvirtrpc.ShutdownInitctl)},
+	{"paravirt", "the hypervisor's own way", uint32(libvirtrpc.ShutdownParavirt)},
+	{"signal", "send a signal to init, in a container", uint32(libvirtrpc.ShutdownSignal)},
 }
 
 // autodestroy is known so that it can be refused with its reason.
@@ -36,86 +53,86 @@ const autodestroy = "autodestroy"
 
 const graceful = 1
 
-// needsActive is the conflict of requests that only make sense for an active
-// domain; idle is the code when it is not.
-func needsActive(idle envelope.Code) func(bool, libvirtrpc.State) (envelope.Code, bool) {
-	return func(active bool, s libvirtrpc.State) (envelope.Code, bool) {
-		if !active {
-			return idle, true
-		}
-		return envelope.NotRunning, s != libvirtrpc.Running && s != libvirtrpc.Blocked
-	}
-}
-
-var powers = map[string]power{
-	"start": {
-		text: "Domain started", code: envelope.StartFailed,
-		flags: map[string]uint32{
-			"paused":       uint32(libvirtrpc.StartPaused),
-			"bypass_cache": uint32(libvirtrpc.StartBypassCache),
-			"force_boot":   uint32(libvirtrpc.StartForceBoot),
-			"validate":     uint32(libvirtrpc.StartValidate),
-			autodestroy:    0,
-		},
-		do: func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID, flags uint32) error {
-			return c.Start(ctx, u, libvirtrpc.StartFlags(flags))
-		},
-		conflict: func(active bool, _ libvirtrpc.State) (envelope.Code, bool) { return envelope.AlreadyActive, active },
-	},
-	"shutdown": {
-		text: "Domain is being shutdown", code: envelope.ShutdownFailed, flags: shutdownFlags,
-		do: func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID, flags uint32) error {
-			return c.Shutdown(ctx, u, libvirtrpc.ShutdownFlags(flags))
-		},
-		conflict: needsActive(envelope.NotRunning),
-	},
-	"destroy": {
-		text: "Domain destroyed", code: envelope.DestroyFailed,
-		flags: map[string]uint32{"graceful": graceful},
+var powers = []power{
+	{
+		name: "destroy", text: "Domain destroyed", code: envelope.DestroyFailed,
+		flags: []option[uint32]{{"graceful", "fail rather than kill a hypervisor that does not end", graceful}},
 		do: func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID, flags uint32) error {
 			return c.Destroy(ctx, u, flags&graceful != 0)
 		},
-		conflict: func(active bool, _ libvirtrpc.State) (envelope.Code, bool) { return envelope.NotActive, !active },
+		conflict: conflict{[]envelope.Code{envelope.NotActive}, func(active bool, _ libvirtrpc.State) (envelope.Code, bool) {
+			return envelope.NotActive, !active
+		}},
 	},
-	"reboot": {
-		text: "Domain is being rebooted", code: envelope.RebootFailed, flags: shutdownFlags,
+	{
+		name: "reboot", text: "Domain is being rebooted", code: envelope.RebootFailed, flags: shutdownFlags,
 		do: func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID, flags uint32) error {
 			return c.Reboot(ctx, u, libvirtrpc.ShutdownFlags(flags))
 		},
 		conflict: needsActive(envelope.NotActive),
 	},
-	"reset": {
-		text: "Domain was reset", code: envelope.ResetFailed,
+	{
+		name: "reset", text: "Domain was reset", code: envelope.ResetFailed,
 		do: func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID, _ uint32) error {
 			return c.Reset(ctx, u)
 		},
 		conflict: needsActive(envelope.NotActive),
 	},
-	"suspend": {
-		text: "Domain suspended", code: envelope.SuspendFailed,
+	{
+		name: "resume", text: "Domain resumed", code: envelope.ResumeFailed,
+		do: func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID, _ uint32) error {
+			return c.Resume(ctx, u)
+		},
+		conflict: conflict{[]envelope.Code{envelope.NotSuspended}, func(_ bool, s libvirtrpc.State) (envelope.Code, bool) {
+			return envelope.NotSuspended, s != libvirtrpc.Paused
+		}},
+	},
+	{
+		name: "shutdown", text: "Domain is being shutdown", code: envelope.ShutdownFailed, flags: shutdownFlags,
+		do: func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID, flags uint32) error {
+			return c.Shutdown(ctx, u, libvirtrpc.ShutdownFlags(flags))
+		},
+		conflict: needsActive(envelope.NotRunning),
+	},
+	{
+		name: "start", text: "Domain started", code: envelope.StartFailed,
+		flags: []option[uint32]{
+			{"bypass_cache", "read a managed save image past the host's cache", uint32(libvirtrpc.StartBypassCache)},
+			{"force_boot", "boot, and discard a managed save image", uint32(libvirtrpc.StartForceBoot)},
+			{"paused", "paused", uint32(libvirtrpc.StartPaused)},
+			{"validate", "check the definition against libvirt's schema", uint32(libvirtrpc.StartValidate)},
+		},
+		do: func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID, flags uint32) error {
+			return c.Start(ctx, u, libvirtrpc.StartFlags(flags))
+		},
+		conflict: conflict{[]envelope.Code{envelope.AlreadyActive}, func(active bool, _ libvirtrpc.State) (envelope.Code, bool) {
+			return envelope.AlreadyActive, active
+		}},
+	},
+	{
+		name: "suspend", text: "Domain suspended", code: envelope.SuspendFailed,
 		do: func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID, _ uint32) error {
 			return c.Suspend(ctx, u)
 		},
 		conflict: needsActive(envelope.NotActive),
 	},
-	"resume": {
-		text: "Domain resumed", code: envelope.ResumeFailed,
-		do: func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID, _ uint32) error {
-			return c.Resume(ctx, u)
-		},
-		conflict: func(active bool, s libvirtrpc.State) (envelope.Code, bool) {
-			return envelope.NotSuspended, s != libvirtrpc.Paused
-		},
-	},
 }
 
-func names[V any](m map[string]V) string {
+func powerNames() []string {
 	var out []string
-	for n := range m {
-		out = append(out, n)
+	for _, p := range powers {
+		out = append(out, p.name)
 	}
-	slices.Sort(out)
-	return strings.Join(out, ", ")
+	return out
+}
+
+// powerCodes are the codes that power_mgt fails with.
+func powerCodes() []envelope.Code {
+	out := []envelope.Code{envelope.BadPowerValue, envelope.BadPowerFlag}
+	for _, p := range powers {
+		out = append(append(out, p.code), p.conflict.codes...)
+	}
+	return out
 }
 
 // decodePower reads the value of power_mgt: the name of a request, or
@@ -143,37 +160,37 @@ func decodePower(raw json.RawMessage) (action, error) {
 		return bad(`want a request, or {"request": a request, "type": flags}`)
 	}
 	name := strings.ToLower(*value.Request)
-	p, ok := powers[name]
-	if !ok {
-		return bad("no request " + printable(*value.Request) + "; there are " + names(powers))
+	i := slices.IndexFunc(powers, func(p power) bool { return p.name == name })
+	if i < 0 {
+		return bad("no request " + printable(*value.Request) + "; there are " + strings.Join(powerNames(), ", "))
 	}
+	p := &powers[i]
 	words, err := flagWords(value.Type)
 	if err != nil {
 		return action{}, err
 	}
 	a := action{
-		message:    envelope.Done{Action: name, Text: p.text},
-		code:       p.code,
-		permission: "domains:power",
+		message: envelope.Done{Action: name, Text: p.text},
+		code:    p.code,
 		conflict: func(ctx context.Context, c *libvirtrpc.Client, u libvirtrpc.UUID) (envelope.Code, bool) {
 			state, _, err := c.GetState(ctx, u)
 			if err != nil {
 				return 0, false
 			}
 			active := state != libvirtrpc.Shutoff && state != libvirtrpc.Crashed && state != libvirtrpc.NoState
-			return p.conflict(active, state)
+			return p.conflict.find(active, state)
 		},
 	}
 	var flags uint32
 	var ignored []string
 	for _, w := range words {
-		bit, mine := p.flags[w]
+		flag, mine := findOption(p.flags, w)
 		switch {
-		case mine && w == autodestroy:
+		case w == autodestroy && p.name == "start":
 			return action{}, envelope.New(envelope.BadPowerFlag,
 				"autodestroy is refused: it ties the domain to a connection of this server, which is replaced whenever it has to be")
 		case mine:
-			flags |= bit
+			flags |= flag.value
 		case knownFlag(w):
 			ignored = append(ignored, w)
 		default:
@@ -189,21 +206,30 @@ func decodePower(raw json.RawMessage) (action, error) {
 	return a, nil
 }
 
-func (p power) known() string {
+func (p *power) known() string {
 	if len(p.flags) == 0 {
 		return "it has none"
 	}
-	return "there are " + names(p.flags)
+	return "there are " + strings.Join(optionWords(p.flags), ", ")
 }
 
 // knownFlag tells whether the flag belongs to any request.
 func knownFlag(word string) bool {
+	return word == autodestroy || slices.Contains(powerFlags(), word)
+}
+
+// powerFlags are the flags of all requests.
+func powerFlags() []string {
+	var out []string
 	for _, p := range powers {
-		if _, ok := p.flags[word]; ok {
-			return true
+		for _, f := range p.flags {
+			if !slices.Contains(out, f.word) {
+				out = append(out, f.word)
+			}
 		}
 	}
-	return false
+	slices.Sort(out)
+	return out
 }
 
 // flagWords are the flags of a power request in lower case: a string, possibly
@@ -213,22 +239,39 @@ func flagWords(raw json.RawMessage) ([]string, error) {
 	if len(raw) == 0 || string(raw) == "null" {
 		return nil, nil
 	}
-	var list []string
+	var list []*string // nil: null
 	if raw[0] == '"' {
-		list = make([]string, 1)
+		list = make([]*string, 1)
 		if err := json.Unmarshal(raw, &list[0]); err != nil {
 			return nil, envelope.New(envelope.BadPowerFlag, "")
 		}
-	} else if err := json.Unmarshal(raw, &list); err != nil {
+	} else if err := json.Unmarshal(raw, &list); err != nil || slices.Contains(list, nil) {
 		return nil, envelope.New(envelope.BadPowerFlag, "type is a flag or an array of flags")
 	}
 	var out []string
 	for _, joined := range list {
-		for _, w := range strings.FieldsFunc(joined, func(r rune) bool { return r == ',' || r == '|' }) {
+		for _, w := range strings.FieldsFunc(*joined, func(r rune) bool { return r == ',' || r == '|' }) {
 			if w = strings.ToLower(strings.TrimSpace(w)); w != "" && !slices.Contains(out, w) {
 				out = append(out, w)
 			}
 		}
 	}
 	return out, nil
+}
+
+// powerSchema is what decodePower reads, in the spelling that the lists above
+// have; any letter case and comma-joined flags are taken as well.
+func powerSchema() *openapi.Schema {
+	flag := openapi.OneWord(powerFlags()...).Named("PowerFlag", "A flag that belongs to another request is ignored, and a message says so. In any letter case.")
+	for _, p := range powers {
+		if len(p.flags) > 0 {
+			flag.Description += "\n\nOf `" + p.name + "`:\n" + optionTable(p.flags)
+		}
+	}
+	request := openapi.OneWord(powerNames()...).Named("PowerRequest", "In any letter case.")
+	with := openapi.Object(openapi.Map[*openapi.Schema]{
+		{Key: "request", Value: request},
+		{Key: "type", Value: openapi.Either(flag, openapi.List(flag)).Named("PowerFlags", "One flag or several.")},
+	}, "request").Named("PowerRequestWithFlags", "A request with flags.")
+	return openapi.Either(request, with).Named("Power", "What to do with its power.")
 }

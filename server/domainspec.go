@@ -1,50 +1,48 @@
 package server
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 
 	"virtgate/libvirtrpc/domainxml"
 )
 
-// decodeSpec reads the JSON object that describes a new domain. What it can say
-// is less than XML can, and what it cannot say is an error.
+// newDomainObject is the JSON object that describes a new domain. What it can
+// say is less than XML can, and what it cannot say is an error.
+type newDomainObject struct {
+	Name        string                `json:"name" about:"unique on its host"`
+	OS          string                `json:"os" enum:"Linux,Windows,Other" about:"decides the defaults; in any letter case"`
+	UUID        string                `json:"uuid,omitempty" about:"libvirt chooses one by default"`
+	Title       string                `json:"title,omitempty" about:"a line for people"`
+	Description string                `json:"description,omitempty" about:"more for people"`
+	Memory      kib                   `json:"memory,omitempty" about:"default: 1 GiB, Windows 4 GiB"`
+	CPU         *uint                 `json:"cpu,omitempty" minimum:"1" maximum:"4096" about:"virtual CPUs; default: 1, Windows 2"`
+	Arch        string                `json:"arch,omitempty" about:"x86_64, aarch64 …; default: the host's"`
+	Machine     string                `json:"machine,omitempty" about:"the hypervisor's machine type; default: q35 on x86"`
+	Disks       []domainxml.Disk      `json:"disks,omitempty"`
+	Interfaces  []domainxml.Interface `json:"interfaces,omitempty" about:"network cards"`
+	Boot        []string              `json:"boot,omitempty" enum:"hd,cdrom,network,fd" about:"what to boot from, in this order"`
+}
+
 func decodeSpec(raw json.RawMessage) (*domainxml.Spec, error) {
-	var o struct {
-		Name        string                `json:"name"`
-		OS          string                `json:"os"`
-		UUID        string                `json:"uuid"`
-		Title       string                `json:"title"`
-		Description string                `json:"description"`
-		Memory      json.RawMessage       `json:"memory"`
-		CPU         *uint                 `json:"cpu"`
-		Arch        string                `json:"arch"`
-		Machine     string                `json:"machine"`
-		Disks       []domainxml.Disk      `json:"disks"`
-		Interfaces  []domainxml.Interface `json:"interfaces"`
-		Boot        []string              `json:"boot"`
-	}
+	var o newDomainObject
 	if err := strict(raw, &o); err != nil {
+		return nil, err
+	}
+	if err := checkText(raw); err != nil {
 		return nil, err
 	}
 	if err := checkName(o.Name); err != nil {
 		return nil, err
 	}
 	s := &domainxml.Spec{
-		Name: o.Name, OS: o.OS, UUID: o.UUID, Title: o.Title, Description: o.Description,
+		Name: o.Name, OS: o.OS, UUID: o.UUID, Title: o.Title, Description: o.Description, MemoryKiB: uint64(o.Memory),
 		Arch: o.Arch, Machine: o.Machine, Disks: o.Disks, Interfaces: o.Interfaces, Boot: o.Boot,
 	}
 	if o.OS == "" {
 		return nil, errors.New("os is missing: Linux, Windows or Other")
-	}
-	if o.Memory != nil {
-		var err error
-		if s.MemoryKiB, err = parseKiB(o.Memory); err != nil {
-			return nil, err
-		}
-		if s.MemoryKiB == 0 {
-			return nil, errors.New("memory is more than nothing")
-		}
 	}
 	if o.CPU != nil {
 		if *o.CPU == 0 || *o.CPU > maxCPUs {
@@ -58,3 +56,19 @@ func decodeSpec(raw json.RawMessage) (*domainxml.Spec, error) {
 // maxCPUs is what no machine type of QEMU exceeds; libvirt refuses what the
 // chosen one cannot have.
 const maxCPUs = 4096
+
+// checkText refuses strings that XML cannot hold: they would become others
+// without a word.
+func checkText(raw json.RawMessage) error {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	for {
+		tok, err := dec.Token()
+		if err != nil { // the end: the syntax was checked before
+			return nil
+		}
+		if s, ok := tok.(string); ok && !domainxml.Text(s) {
+			return fmt.Errorf("%s holds a character that XML has not", printable(s))
+		}
+	}
+}

@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"virtgate/auth"
@@ -15,8 +16,9 @@ import (
 const retryAfter = 2 * time.Second
 
 // kindStatus is the HTTP status of each kind of libvirt error, for the codes
-// whose status is libvirt's to decide. The rest is 502.
+// whose status is libvirt's to decide.
 var kindStatus = map[libvirtrpc.Kind]int{
+	libvirtrpc.Failed:      http.StatusBadGateway,
 	libvirtrpc.NotFound:    http.StatusNotFound,
 	libvirtrpc.Exists:      http.StatusConflict,
 	libvirtrpc.Invalid:     http.StatusBadRequest,
@@ -35,6 +37,23 @@ var kindCode = map[libvirtrpc.Kind]envelope.Code{
 	libvirtrpc.Unavailable: envelope.Unavailable,
 	libvirtrpc.Busy:        envelope.Busy,
 	libvirtrpc.Unsupported: envelope.Unsupported,
+}
+
+// statuses are the HTTP statuses that a code can have, its own first.
+func statuses(c envelope.Code) []int {
+	out := []int{c.Status()}
+	if c == envelope.BadUsername {
+		out = append(out, http.StatusForbidden)
+	}
+	if c.Status() == http.StatusBadGateway || c == envelope.Internal {
+		for kind, status := range kindStatus {
+			if _, fixed := kindCode[kind]; !fixed {
+				out = append(out, status)
+			}
+		}
+	}
+	slices.Sort(out[1:])
+	return out
 }
 
 // libvirtError is the error of a request that did a thing whose failure has the

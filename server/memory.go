@@ -2,11 +2,14 @@ package server
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/bits"
 	"regexp"
 	"strconv"
 	"strings"
+
+	"virtgate/openapi"
 )
 
 var memoryText = regexp.MustCompile(`^([0-9]{1,20}) ?([A-Za-z]*)$`)
@@ -19,6 +22,27 @@ var memoryUnits = map[string]uint64{
 	"m": 1 << 20, "mib": 1 << 20, "mb": 1e6,
 	"g": 1 << 30, "gib": 1 << 30, "gb": 1e9,
 	"t": 1 << 40, "tib": 1 << 40, "tb": 1e12,
+}
+
+// kib is an amount of memory in a request, more than nothing.
+type kib uint64
+
+func (k *kib) UnmarshalJSON(raw []byte) error {
+	n, err := parseKiB(raw)
+	if err == nil && n == 0 {
+		err = errors.New("memory is more than nothing")
+	}
+	*k = kib(n)
+	return err
+}
+
+// Schema is what parseKiB reads.
+func (kib) Schema() *openapi.Schema {
+	text := &openapi.Schema{Type: "string", Pattern: memoryText.String(), Examples: []any{"2GiB"}}
+	return openapi.Either(
+		openapi.Number(64, 1).About("KiB"),
+		text.About("with a unit: KiB, MiB, GiB, TiB (KB, MB … are powers of 1000), in any letter case")).
+		Named("Memory", "An amount of memory.")
 }
 
 // parseKiB reads an amount of memory: a number of KiB, or a string with a unit,

@@ -29,7 +29,7 @@ func (s *Server) newEntry(r *http.Request, start time.Time, id, packet string) (
 	if !s.opts.Audit.On() {
 		return nil, r
 	}
-	e := &audit.Entry{Time: audit.Time{Time: start}, RequestID: id, PacketID: packet, Remote: remoteAddr(r), Method: r.Method}
+	e := &audit.Entry{Time: audit.Time{Time: start}, RequestID: id, PacketID: packet, Remote: remoteAddr(r.RemoteAddr), Method: r.Method[:min(len(r.Method), maxMethod)]}
 	return e, r.WithContext(context.WithValue(r.Context(), entryKey{}, e))
 }
 
@@ -74,17 +74,17 @@ func claimed(c auth.Credentials) string {
 }
 
 // recordRoute says what the request came to, and which object its path names.
-func recordRoute(e *audit.Entry, rt route, by, id string) {
+func recordRoute(e *audit.Entry, rt route, id string) {
 	if e == nil {
 		return
 	}
 	e.Route = rt.path
-	if by == "" {
+	if rt.key == nil {
 		return
 	}
-	o := audit.Object{Kind: strings.TrimSuffix(strings.Split(rt.path, "/")[2], "s")}
+	o := audit.Object{Kind: strings.TrimSuffix(rt.chapter(), "s")}
 	id = id[:min(len(id), maxName)]
-	switch by {
+	switch rt.key.by {
 	case "by-name":
 		o.Name = id
 	case "by-uuid":

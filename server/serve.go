@@ -17,6 +17,9 @@ import (
 const (
 	headerTimeout = 10 * time.Second // TLS handshake included
 	idleTimeout   = 2 * time.Minute
+	// lingerTimeout is how long the rest of a request is taken after the last
+	// response of a connection, so that its sender gets to read that.
+	lingerTimeout = time.Second
 	maxHeader     = 32 << 10 // bytes
 	// drainTimeout is how long a shutdown waits for requests that are under way.
 	drainTimeout = 20 * time.Second
@@ -40,7 +43,10 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	for _, l := range listeners {
 		srv := s.httpServer(l)
 		servers = append(servers, srv)
-		go func() { stopped <- srv.Serve(plainErrors{l}) }()
+		// A flood on one leaves the others their share.
+		conns := newClients(plainErrors{l, s.log}, max(1, affordable()/len(listeners)))
+		srv.ConnState = conns.changed
+		go func() { stopped <- srv.Serve(conns) }()
 	}
 	var errs []error
 	running := len(servers)
@@ -82,6 +88,8 @@ func (s *Server) httpServer(l net.Listener) *http.Server {
 		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		ConnContext:    withConn,
 		Protocols:      new(http.Protocols),
+		// It would be answered without the envelope.
+		DisableGeneralOptionsHandler: true,
 	}
 	srv.Protocols.SetHTTP1(true)
 	// net/http does not see that these connections are TLS (see plainErrors);
@@ -117,14 +125,14 @@ func peer(r *http.Request) listen.Peer {
 	return listen.PeerOf(c)
 }
 
-// credentials are all that a request presents, and what shows without that.
-func credentials(r *http.Request, p listen.Peer) auth.Credentials {
+// presented is all that a request presents, and what shows without that.
+func presented(r *http.Request, p listen.Peer) auth.Credentials {
 	c := auth.Credentials{
 		Key:        r.Header.Values("X-Auth-Key"),
 		Username:   r.Header.Values("X-Auth-Username"),
-		ServiceKey: r.Header.Values("X-Auth-User-Service-Key"),
+		ServiceKey: serviceKeys(r),
 		UID:        p.UID,
-		Addr:       remoteAddr(r),
+		Addr:       remoteAddr(r.RemoteAddr),
 	}
 	if p.Certificate != nil {
 		name := ""
@@ -136,24 +144,12 @@ func credentials(r *http.Request, p listen.Peer) auth.Credentials {
 	return c
 }
 
-// remoteAddr is where the request comes from, without a port; unix sockets have
+// remoteAddr is where a request comes from, without a port; unix sockets have
 // no addresses.
-func remoteAddr(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
+func remoteAddr(addr string) string {
+	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return "unix"
 	}
 	return host
-}
-
-// safeHeaders are on every response. None of them is for clients other than
-// browsers: there, an answer of ours is not to be kept, guessed at, shown as a
-// page, or read by pages from elsewhere. Strict-Transport-Security is not among
-// them: it would bind every port of the host name.
-var safeHeaders = [][2]string{
-	{"Cache-Control", "no-store"},
-	{"X-Content-Type-Options", "nosniff"},
-	{"Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"},
-	{"Cross-Origin-Resource-Policy", "same-origin"},
-	{"Referrer-Policy", "no-referrer"},
 }

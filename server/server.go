@@ -15,16 +15,18 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/labstack/echo/v4"
-	"github.com/labstack/echo/v4/middleware"
 
 	"virtgate/audit"
 	"virtgate/auth"
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
+	"virtgate/server/metrics"
+	"virtgate/server/tracing"
 )
 
 // Options are what a Server needs.
@@ -32,12 +34,14 @@ type Options struct {
 	Libvirt *libvirtrpc.Client
 	Auth    *auth.Authenticator
 	Log     *slog.Logger
-	Version string // of this program
-
-	Audit *audit.Log // nil: none
+	Version string           // of this program
+	Metrics *metrics.Metrics // default: of its own
+	Traces  *tracing.Tracer  // nil: none
+	Audit   *audit.Log       // nil: none
 
 	BodyLimit      int64         // bytes of a request body
 	RequestTimeout time.Duration // of a whole request
+	Docs           bool          // there is a page for people
 }
 
 // Settings are what can change while a Server runs. They do not change
@@ -60,6 +64,8 @@ type Server struct {
 	domainList shared[domain]
 	// creating is held by who creates a domain.
 	creating turn
+	// description is Description, made once: it never changes.
+	description func() (Description, error)
 
 	headerTimeout time.Duration // tests have less patience
 	probing       atomic.Bool   // see Alive
@@ -79,14 +85,15 @@ func (t turn) lock(ctx context.Context) (unlock func(), err error) {
 
 // New makes a Server.
 func New(o Options) *Server {
+	if o.Metrics == nil {
+		o.Metrics = metrics.New(o.Version)
+	}
 	s := &Server{opts: o, libvirt: o.Libvirt, log: o.Log, echo: echo.New(), creating: make(turn, 1), headerTimeout: headerTimeout}
 	s.Use(Settings{o.Auth, o.BodyLimit, o.RequestTimeout})
 	s.table = s.routes()
+	s.description = sync.OnceValues(s.Description)
 	s.echo.HTTPErrorHandler = s.notRouted
-	s.echo.Pre(s.observe, middleware.GzipWithConfig(middleware.GzipConfig{
-		Level:     1,    // libvirt's XML shrinks to a tenth at any level
-		MinLength: 1400, // what fits into one packet gains nothing
-	}), s.authenticate)
+	s.echo.Pre(s.observe, s.authenticate)
 	allow := map[string][]string{} // by path
 	add := func(method, path string, h echo.HandlerFunc) {
 		s.echo.Add(method, path, h)
@@ -99,8 +106,9 @@ func New(o Options) *Server {
 	for _, rt := range s.table {
 		add(rt.method, rt.path, s.serve(rt))
 	}
-	add(http.MethodGet, "/livez", s.livez)
-	add(http.MethodGet, "/readyz", s.readyz)
+	if o.Docs {
+		addPage(add)
+	}
 	for path, methods := range allow {
 		// Echo would answer OPTIONS by itself, without the envelope.
 		s.echo.OPTIONS(path, func(c echo.Context) error {
@@ -134,7 +142,7 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		req, header := c.Request(), c.Response().Header()
 		id := newRequestID()
 		header.Set("X-Request-ID", id)
-		for _, h := range safeHeaders {
+		for _, h := range standing {
 			header.Set(h[0], h[1])
 		}
 		packet, packetOK := packetID(req.Header.Values("X-Packet-ID"))
@@ -143,7 +151,9 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		}
 		now := s.settings.Load()
 		c.Set(keySettings, now)
-		ctx, cancel := context.WithTimeout(req.Context(), now.RequestTimeout)
+		method := knownMethod(req.Method)
+		ctx, span := s.opts.Traces.Request(req, method, remoteAddr(req.RemoteAddr))
+		ctx, cancel := context.WithTimeout(ctx, now.RequestTimeout)
 		defer cancel()
 		ctx, calls := libvirtrpc.CountCalls(ctx)
 		req = req.WithContext(ctx)
@@ -169,8 +179,8 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 				slog.String("user", caller.User),
 				slog.String("proof", string(caller.Proof)),
 				slog.String("key", caller.KeyName),
-				slog.String("remote", remoteAddr(req)),
-				slog.String("method", req.Method),
+				slog.String("remote", remoteAddr(req.RemoteAddr)),
+				slog.String("method", req.Method[:min(len(req.Method), maxMethod)]),
 				slog.String("route", route),
 				slog.Int("status", c.Response().Status),
 				slog.Duration("duration", took),
@@ -182,6 +192,11 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 					attrs = append(attrs, slog.Int("libvirt_code", e.LibvirtCode))
 				}
 			}
+			if id := span.TraceID(); id != "" {
+				attrs = append(attrs, slog.String("trace_id", id))
+			}
+			s.opts.Metrics.Request(method, route, c.Response().Status, took)
+			span.End(route, c.Response().Status)
 			s.log.LogAttrs(ctx, accessLevel(ctx), "request", attrs...)
 		}()
 		if !packetOK {
@@ -194,7 +209,12 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
+// maxMethod is how much of a method is logged: it may be as long as a header.
+const maxMethod = 16
+
 var badPacketID = envelope.New(envelope.BadRequest, "X-Packet-ID is printable ASCII, once, at most 256 characters")
+
+const maxPacketID = 256 // characters
 
 // packetID is the client's own number for the request, and whether it can be
 // given back.
@@ -203,7 +223,7 @@ func packetID(values []string) (string, bool) {
 		return "", true
 	}
 	v := values[0]
-	if len(values) > 1 || len(v) > 256 {
+	if len(values) > 1 || len(v) > maxPacketID {
 		return "", false
 	}
 	for i := 0; i < len(v); i++ {
@@ -214,66 +234,64 @@ func packetID(values []string) (string, bool) {
 	return v, true
 }
 
+// knownMethod is the method if HTTP knows it, else _OTHER, as OpenTelemetry has
+// it: for what must not hold whatever clients make up.
+func knownMethod(m string) string {
+	switch m {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
+		http.MethodConnect, http.MethodOptions, http.MethodTrace:
+		return m
+	}
+	return "_OTHER"
+}
+
 func newRequestID() string {
 	var b [8]byte
 	rand.Read(b[:])
 	return hex.EncodeToString(b[:])
 }
 
-// base is the path under which everything takes authentication.
-const base = "/libvirt"
-
-func underBase(path string) bool { return path == base || strings.HasPrefix(path, base+"/") }
-
-// authenticate runs before the router, so that who may not ask does not learn
-// what there is.
-func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
-	return func(c echo.Context) error {
-		r := c.Request()
-		if underBase(r.URL.Path) {
-			p := peer(r)
-			presented := credentials(r, p)
-			now, _ := c.Get(keySettings).(*Settings)
-			caller, err := now.Auth.Authenticate(presented, time.Now())
-			recordCaller(entryOf(r.Context()), p, presented, caller, err)
-			if err != nil {
-				return s.respond(c, envelope.Failed(authError(err)))
-			}
-			c.Set(keyCaller, caller)
-			// A page from elsewhere cannot send a key, but its browser shows
-			// certificates by itself, and reaches what is open on this machine.
-			if new(http.CrossOriginProtection).Check(r) != nil {
-				return s.respond(c, envelope.Failed(envelope.New(envelope.NotPermitted, "a page of another origin sent it")))
-			}
-		}
-		if e, ok := c.Get(keyError).(*envelope.Error); ok {
-			return s.respond(c, envelope.Failed(e))
-		}
-		return next(c)
-	}
+// standing are the headers that every response has. The last four are for
+// browsers: an answer of ours is not to be guessed at, shown as a page, or read
+// by pages from elsewhere. Strict-Transport-Security is not among them: it would
+// bind every port of the host name.
+var standing = [][2]string{
+	{"Content-Type", "application/json; charset=utf-8"},
+	{"Cache-Control", "no-store"},
+	{"X-Content-Type-Options", "nosniff"},
+	{"Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"},
+	{"Cross-Origin-Resource-Policy", "same-origin"},
+	{"Referrer-Policy", "no-referrer"},
 }
 
 // serve is the adapter between Echo and a route.
 func (s *Server) serve(rt route) echo.HandlerFunc {
-	by := ""
-	if parts := strings.Split(rt.path, "/"); len(parts) > 3 {
-		by = parts[3]
-	}
 	return func(c echo.Context) error {
 		c.Set(keyRoute, rt.path)
-		req := &request{by: by, http: c.Request(), entry: entryOf(c.Request().Context()), audit: s.opts.Audit}
+		now, _ := c.Get(keySettings).(*Settings)
+		req := &request{key: rt.key, http: c.Request(), entry: entryOf(c.Request().Context()), audit: s.opts.Audit}
 		req.caller, _ = c.Get(keyCaller).(auth.Caller)
 		var err error
 		req.id, err = pathParam(c, "identifier")
-		recordRoute(req.entry, rt, by, req.id)
-		if !rt.permitted(req.caller) {
+		recordRoute(req.entry, rt, req.id)
+		if !rt.public() && !rt.permitted(req.caller) {
 			return s.respond(c, envelope.Failed(envelope.New(envelope.NotPermitted, "it lacks "+rt.permissions[0])))
+		}
+		if c.Request().ContentLength > now.BodyLimit {
+			return s.respond(c, failed(tooLarge(now.BodyLimit)))
 		}
 		if err != nil {
 			return s.respond(c, failed(envelope.New(envelope.BadURL, "the path cannot be decoded")))
 		}
-		if req.query, err = parseQuery(c.Request().URL.RawQuery); err != nil {
-			return s.respond(c, failed(err))
+		if rt.write != nil {
+			q, err := parseQuery(c.Request().URL.RawQuery)
+			if err == nil {
+				err = q.read(rt.params)
+			}
+			if err != nil {
+				return s.respond(c, failed(err))
+			}
+			return rt.write(c)
 		}
 		return s.respond(c, rt.handle(c.Request().Context(), req))
 	}
@@ -289,18 +307,50 @@ func pathParam(c echo.Context, name string) (string, error) {
 	return url.PathUnescape(v)
 }
 
-// respond writes an envelope. Nothing else writes a body.
+// gzipFrom is the length in bytes from which a response is compressed for who
+// accepts that: what fits into one packet gains nothing.
+const gzipFrom = 1400
+
+// acceptsGzip reads Accept-Encoding (RFC 9110, section 12.5.3).
+func acceptsGzip(h http.Header) bool {
+	accepted := map[string]bool{}
+	for _, v := range h.Values("Accept-Encoding") {
+		for coding := range strings.SplitSeq(v, ",") {
+			name, weight, _ := strings.Cut(coding, ";")
+			_, q, weighted := strings.Cut(weight, "=")
+			n, err := strconv.ParseFloat(strings.TrimSpace(q), 64)
+			accepted[strings.ToLower(strings.TrimSpace(name))] = !weighted || err == nil && n > 0
+		}
+	}
+	if yes, said := accepted["gzip"]; said {
+		return yes
+	}
+	return accepted["*"]
+}
+
+// respond writes a response. Nothing but metrics and the files of the page writes
+// another body.
 func (s *Server) respond(c echo.Context, res *envelope.Response) error {
 	if len(res.Errors) > 0 {
 		c.Set(keyError, res.Errors[0])
 		recordErrors(entryOf(c.Request().Context()), res.Errors)
 	}
 	w, header := c.Response(), c.Response().Header()
-	header.Set("Content-Type", "application/json; charset=utf-8")
+	if last(c, res) {
+		header.Set("Connection", "close")
+		// Nor does the rest of what the client may be sending keep it.
+		_ = http.NewResponseController(w.Writer).SetReadDeadline(time.Now().Add(lingerTimeout))
+	}
+	header.Set("Content-Type", res.MediaType())
 	if after := res.RetryAfter(); after > 0 {
 		header.Set("Retry-After", strconv.Itoa(int((after+time.Second-1)/time.Second)))
 	}
 	body := res.Bytes()
+	header.Set("Vary", "Accept-Encoding")
+	if len(body) >= gzipFrom && acceptsGzip(c.Request().Header) {
+		body = res.Gzip()
+		header.Set("Content-Encoding", "gzip")
+	}
 	header.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(res.Status())
 	if c.Request().Method == http.MethodHead {
@@ -311,6 +361,23 @@ func (s *Server) respond(c echo.Context, res *envelope.Response) error {
 		s.log.Debug("response not taken", "error", err)
 	}
 	return nil
+}
+
+// last tells whether the response is the last one on its connection.
+func last(c echo.Context, res *envelope.Response) bool {
+	r := c.Request()
+	if _, known := c.Get(keyCaller).(auth.Caller); !known {
+		return true // a stranger gets one answer
+	}
+	// net/http drops a Content-Length beside chunks, and Transfer-Encoding in
+	// HTTP/1.0, without a word. A proxy before us may have read the request
+	// otherwise, and what follows it is not to be taken for another one (RFC
+	// 9112, 6.1 and 6.3).
+	if len(r.TransferEncoding) > 0 || !r.ProtoAtLeast(1, 1) {
+		return true
+	}
+	// The rest of a body that is too large is not waited for.
+	return len(res.Errors) > 0 && res.Errors[0].Code == envelope.BodyTooLarge
 }
 
 // notRouted answers what no route does: the wrong method, an unknown
@@ -330,7 +397,7 @@ func (s *Server) notRouted(err error, c echo.Context) {
 			e = envelope.New(envelope.MethodNotAllowed, "this path takes "+allow)
 		}
 	case errors.As(err, &he) && he.Code == http.StatusNotFound:
-		e = unknownPath(c.Request().URL.EscapedPath())
+		e = s.unknownPath(c.Request().URL.EscapedPath())
 	default:
 		s.log.Error("unexpected", "error", err)
 		e = envelope.New(envelope.Internal, "")
@@ -338,40 +405,17 @@ func (s *Server) notRouted(err error, c echo.Context) {
 	_ = s.respond(c, envelope.Failed(e))
 }
 
-// unknownPath says which part of a path means nothing.
-func unknownPath(path string) *envelope.Error {
-	if !underBase(path) {
-		return envelope.New(envelope.BadURL, "everything is under "+base+"/")
-	}
-	parts := strings.Split(strings.Trim(strings.TrimPrefix(path, base), "/"), "/")
-	switch {
-	case parts[0] != "domains" && parts[0] != "version":
-		return envelope.New(envelope.BadSubsystem, "there are domains, version")
-	case parts[0] == "version" || len(parts) == 1:
-		return envelope.New(envelope.BadParameter, "")
-	case parts[1] != "by-name" && parts[1] != "by-uuid" && parts[1] != "by-id":
-		return envelope.New(envelope.BadSearchKey, "there are by-name, by-uuid, by-id")
-	case len(parts) == 2 || parts[2] == "":
-		return envelope.New(envelope.BadIdentifier, "it is missing")
-	}
-	return envelope.New(envelope.BadParameter, "there is xml_desc")
-}
-
 // livez says that the process is there.
-func (s *Server) livez(c echo.Context) error {
-	c.Set(keyRoute, "/livez")
-	return s.respond(c, &envelope.Response{})
-}
+func (s *Server) livez(context.Context, *request) *envelope.Response { return &envelope.Response{} }
 
 // readyz says whether libvirt answers now, and nothing else about the host.
-func (s *Server) readyz(c echo.Context) error {
-	c.Set(keyRoute, "/readyz")
-	if err := s.libvirt.Ready(c.Request().Context()); err != nil {
+func (s *Server) readyz(ctx context.Context, _ *request) *envelope.Response {
+	if err := s.libvirt.Answers(ctx); err != nil {
 		e := envelope.New(envelope.Unavailable, "")
 		e.RetryAfter = retryAfter
-		return s.respond(c, envelope.Failed(e))
+		return envelope.Failed(e)
 	}
-	return s.respond(c, &envelope.Response{})
+	return &envelope.Response{}
 }
 
 // finish is the context of a request that changes things: once begun it goes on

@@ -6,12 +6,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -21,6 +23,7 @@ import (
 
 	"virtgate/auth"
 	"virtgate/envelope"
+	"virtgate/libvirtrpc"
 )
 
 // open is a server that lets everybody in and has no libvirt; routes are the
@@ -38,9 +41,17 @@ func open(t testing.TB, routes ...route) *Server {
 	return s
 }
 
+// getRoute is a route for readers.
+func getRoute(path string, h handler) route { return methodRoute("GET", path, h) }
+
+func methodRoute(method, path string, h handler) route {
+	return route{method: method, path: path, permissions: []string{"domains:read"}, endpoint: endpoint{handle: h}}
+}
+
 func body(t testing.TB, s http.Handler, method, path string, header ...string) (*httptest.ResponseRecorder, string) {
 	t.Helper()
 	r := httptest.NewRequest(method, path, nil)
+	r.Host = "localhost:8081"
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}
@@ -50,7 +61,7 @@ func body(t testing.TB, s http.Handler, method, path string, header ...string) (
 }
 
 func TestPanic(t *testing.T) {
-	s := open(t, route{"GET", "/libvirt/panic", []string{"domains:read"}, func(context.Context, *request) *envelope.Response { panic("secret") }})
+	s := open(t, getRoute("/libvirt/panic", func(context.Context, *request) *envelope.Response { panic("secret") }))
 	w, b := body(t, s, "GET", "/libvirt/panic", "X-Packet-ID", "7")
 	if want := `{"results":[],"success":false,"errors":[{"code":999,"message":"Internal error"}],"messages":[]}`; w.Code != 500 || strings.TrimSpace(b) != want || w.Header().Get("X-Packet-ID") != "7" {
 		t.Errorf("%d %s", w.Code, b)
@@ -76,40 +87,6 @@ func TestMethods(t *testing.T) {
 	}
 }
 
-// A web page from elsewhere changes nothing, also where no key is needed; this
-// host's own pages and other clients are not concerned.
-func TestOtherOrigins(t *testing.T) {
-	s := open(t, route{"POST", "/libvirt/change", []string{"domains:read"}, func(context.Context, *request) *envelope.Response { return &envelope.Response{} }})
-	for _, c := range []struct {
-		method string
-		header []string
-		want   int
-	}{
-		{"POST", nil, 200},
-		{"POST", []string{"Origin", "http://example.com"}, 200}, // httptest's host
-		{"POST", []string{"Sec-Fetch-Site", "same-origin", "Origin", "http://proxied.example"}, 200},
-		{"POST", []string{"Origin", "http://evil.example"}, 403},
-		{"POST", []string{"Origin", "null"}, 403},
-		{"POST", []string{"Sec-Fetch-Site", "cross-site"}, 403},
-		{"POST", []string{"Sec-Fetch-Site", "same-site"}, 403},
-		{"GET", []string{"Origin", "http://evil.example", "Sec-Fetch-Site", "cross-site"}, 405},
-	} {
-		w, b := body(t, s, c.method, "/libvirt/change", c.header...)
-		if w.Code != c.want || c.want == 403 && !strings.Contains(b, `"code":11`) {
-			t.Errorf("%s %v: %d %s", c.method, c.header, w.Code, b)
-		}
-		for name := range w.Header() {
-			if strings.HasPrefix(name, "Access-Control-") {
-				t.Errorf("%s: %s", c.method, name)
-			}
-		}
-	}
-	w, _ := body(t, s, "OPTIONS", "/libvirt/domains", "Origin", "http://evil.example", "Access-Control-Request-Method", "POST")
-	if w.Code != 405 {
-		t.Errorf("a preflight: %d", w.Code)
-	}
-}
-
 // Every response tells browsers the same, whatever it answers.
 func TestSafeHeaders(t *testing.T) {
 	s := open(t)
@@ -129,6 +106,16 @@ func TestSafeHeaders(t *testing.T) {
 		if w.Header().Get("Server") != "" {
 			t.Errorf("%s: Server", path)
 		}
+	}
+	// No page of another origin may send keys, or read.
+	w, _ := body(t, s, "OPTIONS", "/libvirt/domains", "Origin", "http://other.example", "Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "x-auth-key")
+	for name := range w.Header() {
+		if strings.HasPrefix(name, "Access-Control-") {
+			t.Errorf("a preflight gets %s", name)
+		}
+	}
+	if w.Code != 405 {
+		t.Errorf("a preflight: %d", w.Code)
 	}
 }
 
@@ -157,13 +144,17 @@ func TestTooManyFailures(t *testing.T) {
 }
 
 func TestGzip(t *testing.T) {
-	for size, want := range map[int]string{100: "", 5000: "gzip"} {
-		s := open(t, route{"GET", "/libvirt/big", []string{"domains:read"}, func(context.Context, *request) *envelope.Response {
+	for _, c := range []struct {
+		size         int
+		accept, want string
+	}{{100, "gzip", ""}, {5000, "gzip", "gzip"}, {5000, "br, gzip;q=0.5", "gzip"}, {5000, "gzip;q=0", ""}, {5000, "br, GZIP ; q=0.000, *", ""}, {5000, "", ""}} {
+		size, want := c.size, c.want
+		s := open(t, getRoute("/libvirt/big", func(context.Context, *request) *envelope.Response {
 			return &envelope.Response{Results: []json.RawMessage{envelope.Raw(strings.Repeat("x", size))}}
-		}})
-		w, b := body(t, s, "GET", "/libvirt/big", "Accept-Encoding", "gzip")
+		}))
+		w, b := body(t, s, "GET", "/libvirt/big", "Accept-Encoding", c.accept)
 		if got := w.Header().Get("Content-Encoding"); got != want {
-			t.Errorf("%d bytes: Content-Encoding %q, want %q", size, got, want)
+			t.Errorf("%d bytes, accepted %q: Content-Encoding %q, want %q", size, c.accept, got, want)
 		}
 		if want == "gzip" {
 			z, err := gzip.NewReader(strings.NewReader(b))
@@ -174,6 +165,41 @@ func TestGzip(t *testing.T) {
 			if err != nil || !json.Valid(plain) || w.Header().Get("Content-Length") == "" && len(plain) < size {
 				t.Errorf("%v %d", err, len(plain))
 			}
+		}
+	}
+}
+
+func TestAcceptsGzip(t *testing.T) {
+	for accept, want := range map[string]bool{
+		"": false, "gzip": true, "GZIP": true, "br, gzip": true, "br,gzip;q=0.1": true, "*": true, "br": false,
+		"gzip;q=0": false, "gzip; q=0.000": false, "gzip;q=0, *": false, "*;q=0, gzip": true, "*;q=0": false, "gzip;q=x": false, "identity": false,
+	} {
+		if got := acceptsGzip(http.Header{"Accept-Encoding": {accept}}); got != want {
+			t.Errorf("%q: %v", accept, got)
+		}
+	}
+}
+
+// HEAD has the headers of GET, compressed or not.
+func TestHeadIsGetWithoutBody(t *testing.T) {
+	big := func(context.Context, *request) *envelope.Response {
+		return &envelope.Response{Results: []json.RawMessage{envelope.Raw(strings.Repeat("x", 5000))}}
+	}
+	s := open(t, getRoute("/libvirt/big", big), methodRoute("HEAD", "/libvirt/big", big))
+	for _, accept := range []string{"gzip", "identity"} {
+		get, b := body(t, s, "GET", "/libvirt/big", "Accept-Encoding", accept)
+		head, none := body(t, s, "HEAD", "/libvirt/big", "Accept-Encoding", accept)
+		if none != "" {
+			t.Errorf("%s: HEAD has a body", accept)
+		}
+		if n := get.Header().Get("Content-Length"); n != strconv.Itoa(len(b)) {
+			t.Errorf("%s: Content-Length %s of %d bytes", accept, n, len(b))
+		}
+		for _, h := range []*httptest.ResponseRecorder{get, head} {
+			h.Header().Del("X-Request-ID")
+		}
+		if diff := cmp.Diff(get.Header(), head.Header()); diff != "" {
+			t.Errorf("%s: headers (-GET +HEAD):\n%s", accept, diff)
 		}
 	}
 }
@@ -221,11 +247,11 @@ func TestNotHTTP(t *testing.T) {
 // A shutdown lets requests under way finish.
 func TestShutdownWaits(t *testing.T) {
 	began, goOn := make(chan struct{}), make(chan struct{})
-	s := open(t, route{"GET", "/libvirt/slow", []string{"domains:read"}, func(context.Context, *request) *envelope.Response {
+	s := open(t, getRoute("/libvirt/slow", func(context.Context, *request) *envelope.Response {
 		close(began)
 		<-goOn
 		return &envelope.Response{}
-	}})
+	}))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -294,48 +320,33 @@ func TestCheckJSON(t *testing.T) {
 	}
 }
 
-// What the check lets through, Go's own decoder reads as well, and the actions
-// that come out of it are whole.
-func FuzzPatch(f *testing.F) {
-	f.Add(`[{"power_mgt":{"request":"start","type":"ACPI_POWER_BTN"}},{"name":"x","depends":0}]`)
-	f.Add(`{"memory":"2GiB"}`)
-	f.Add(`{"name":"x","os":"Linux","disks":[{"path":"/x"}]}`)
-	f.Fuzz(func(t *testing.T, text string) {
-		list, _, err := items([]byte(text))
-		if err != nil {
-			return
+func TestCheckName(t *testing.T) {
+	for _, good := range []string{"a", "ü 1", strings.Repeat("x", 253), "a/b"} {
+		if err := checkName(good); err != nil {
+			t.Errorf("%q: %v", good, err)
 		}
-		for i, raw := range list {
-			if !json.Valid(raw) {
-				t.Fatalf("not JSON: %s", raw)
-			}
-			if a, err := decodeAction(raw, i); err == nil && (a.do == nil || a.permission == "" || a.message.Action == "") {
-				t.Errorf("half an action of %s", raw)
-			}
-			decodeNewDomain(raw)
+	}
+	for _, bad := range []string{"", strings.Repeat("x", 254), "a\nb", "\x7f", "\xff", "\ufffd", "\ufffe", "a\uffff"} {
+		if checkName(bad) == nil {
+			t.Errorf("%q is a name", bad)
 		}
-	})
+	}
 }
 
-func FuzzList(f *testing.F) {
-	f.Add("state=running,0&active=1&search=x&order=ram&direction=desc&page=2&per_page=3&fields=name")
-	f.Add("name.contains=a&match=any&state=other")
-	f.Fuzz(func(t *testing.T, raw string) {
-		q, err := parseQuery(raw)
-		if err != nil {
-			return
+// What is only read has no code of its own for what libvirt says, but its status.
+func TestRefusedReads(t *testing.T) {
+	for kind, want := range map[libvirtrpc.Kind]string{
+		libvirtrpc.Failed: "999 502", libvirtrpc.Denied: "999 403", libvirtrpc.Invalid: "999 400", libvirtrpc.TimedOut: "999 504",
+		libvirtrpc.NotFound: "42 404", libvirtrpc.Unsupported: "17 501", libvirtrpc.Lost: "10 503", libvirtrpc.NoAnswer: "12 504", libvirtrpc.Busy: "16 503",
+	} {
+		e := failed(&libvirtrpc.Error{Kind: kind, Code: 7, Message: "no"}).Errors[0]
+		if got := fmt.Sprint(e.Code, " ", e.HTTPStatus()); got != want || e.Libvirt != "no" || e.LibvirtCode != 7 {
+			t.Errorf("kind %v: %s %q, want %s", kind, got, e.Libvirt, want)
 		}
-		var r listDomainsReq
-		req := &request{query: q, http: httptest.NewRequest("GET", "/", nil)}
-		if r.decode(req) != nil || q.unknown() != nil {
-			return
-		}
-		ds := []*domain{{Name: "a"}, {Name: "b"}, {Name: "c"}}
-		res := r.respond(ds)
-		if res.Info.Count != len(res.Results) || res.Info.TotalCount != 3 || !json.Valid(res.Bytes()) {
-			t.Errorf("%q: %+v", raw, res.Info)
-		}
-	})
+	}
+	if e := failed(errors.New("a defect")).Errors[0]; e.Code != envelope.Internal || e.HTTPStatus() != 500 || e.Libvirt != "" {
+		t.Errorf("%+v", e)
+	}
 }
 
 func TestPages(t *testing.T) {
@@ -353,8 +364,8 @@ func TestPages(t *testing.T) {
 		"order=name&direction=desc": {`"c""b""a"`, envelope.Page{Page: 1, PerPage: 3, Count: 3, TotalCount: 3, TotalPages: 1}},
 	} {
 		q, _ := parseQuery(raw)
-		l := domains.listing(q)
-		if err := q.unknown(); err != nil {
+		var l listing[domain]
+		if err := q.read(l.params(&domains)); err != nil {
 			t.Fatal(err)
 		}
 		res := l.respond([]*domain{{Name: "b", MemoryKiB: 2}, {Name: "c", MemoryKiB: 1}, {Name: "a", MemoryKiB: 2}})

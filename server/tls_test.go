@@ -97,9 +97,12 @@ func TestTLSProtocols(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := New(Options{Auth: a, Log: slog.New(slog.DiscardHandler), BodyLimit: 1000, RequestTimeout: 5 * time.Second})
-	s.echo.Add("GET", "/libvirt/whoami", s.serve(route{"GET", "/libvirt/whoami", []string{"domains:read"}, func(_ context.Context, r *request) *envelope.Response {
+	whoami := func(_ context.Context, r *request) *envelope.Response {
 		return &envelope.Response{Results: []json.RawMessage{envelope.Raw(r.caller.User + " by " + string(r.caller.Proof))}}
-	}}))
+	}
+	for _, method := range []string{"GET", "POST"} {
+		s.echo.Add(method, "/libvirt/whoami", s.serve(methodRoute(method, "/libvirt/whoami", whoami)))
+	}
 	x := serveTLS(t, s)
 	smith, eve, nobody := x.ca.Client(t, "smith"), x.ca.Client(t, "eve"), x.ca.Client(t, "")
 	for _, h2 := range []bool{true, false} {
@@ -111,6 +114,11 @@ func TestTLSProtocols(t *testing.T) {
 			want    string // in the body
 		}{
 			{"certificate", x.client(t, h2, smith), nil, 200, "smith by certificate"},
+			{"POST by certificate", x.client(t, h2, smith), nil, 200, "smith by certificate"},
+			{"POST by certificate from an own page", x.client(t, h2, smith), map[string]string{"Sec-Fetch-Site": "same-origin", "Origin": "https://proxied.example"}, 200, "smith by certificate"},
+			{"POST by certificate for another page", x.client(t, h2, smith), map[string]string{"Sec-Fetch-Site": "cross-site"}, 403, `"code":11`},
+			{"POST by certificate for a page of another origin", x.client(t, h2, smith), map[string]string{"Origin": "https://other.example"}, 403, `"code":11`},
+			{"POST by key, which no page can have sent", x.client(t, h2), map[string]string{"X-Auth-Key": "right", "X-Auth-Username": "smith", "Origin": "https://other.example"}, 200, "smith by key"},
 			{"certificate and its name", x.client(t, h2, smith), map[string]string{"X-Auth-Username": "smith"}, 200, "smith by certificate"},
 			{"certificate and another name", x.client(t, h2, smith), map[string]string{"X-Auth-Username": "root"}, 403, `"code":8`},
 			{"certificate and wrong key", x.client(t, h2, smith), map[string]string{"X-Auth-Key": "wrong"}, 401, `"code":1`},
@@ -119,7 +127,11 @@ func TestTLSProtocols(t *testing.T) {
 			{"nothing", x.client(t, h2), nil, 401, `"code":1`},
 			{"key", x.client(t, h2), map[string]string{"X-Auth-Key": "right", "X-Auth-Username": "smith"}, 200, "smith by key"},
 		} {
-			req, _ := http.NewRequest("GET", "https://"+x.addr+"/libvirt/whoami", nil)
+			method := "GET"
+			if strings.HasPrefix(c.what, "POST") {
+				method = "POST"
+			}
+			req, _ := http.NewRequest(method, "https://"+x.addr+"/libvirt/whoami", nil)
 			req.Header.Set("X-Packet-ID", "77")
 			for k, v := range c.headers {
 				req.Header.Set(k, v)
@@ -233,11 +245,11 @@ func TestHTTP2Bounds(t *testing.T) {
 		return &envelope.Response{}
 	}
 	s := open(t,
-		route{"POST", "/libvirt/read", []string{"domains:read"}, read},
-		route{"GET", "/libvirt/wait", []string{"domains:read"}, func(ctx context.Context, _ *request) *envelope.Response {
+		methodRoute("POST", "/libvirt/read", read),
+		getRoute("/libvirt/wait", func(ctx context.Context, _ *request) *envelope.Response {
 			<-ctx.Done()
 			return failed(envelope.New(envelope.Timeout, ""))
-		}})
+		}))
 	s.Use(Settings{s.opts.Auth, 1000, time.Second})
 	x := serveTLS(t, s)
 	client := x.client(t, true)
@@ -267,11 +279,11 @@ func TestHTTP2Bounds(t *testing.T) {
 // A shutdown lets requests under way finish, and idle connections go.
 func TestHTTP2Shutdown(t *testing.T) {
 	began, goOn := make(chan struct{}), make(chan struct{})
-	x := serveTLS(t, open(t, route{"GET", "/libvirt/slow", []string{"domains:read"}, func(context.Context, *request) *envelope.Response {
+	x := serveTLS(t, open(t, getRoute("/libvirt/slow", func(context.Context, *request) *envelope.Response {
 		close(began)
 		<-goOn
 		return &envelope.Response{}
-	}}))
+	})))
 	idle := x.client(t, true)
 	res, err := idle.Get("https://" + x.addr + "/livez")
 	if err != nil {
@@ -302,4 +314,57 @@ func TestHTTP2Shutdown(t *testing.T) {
 		t.Errorf("the request under way got %d", got)
 	}
 	<-stopped
+}
+
+// net/http tells what a connection of HTTP/2 is doing, under the name by which
+// it was accepted: who bounds connections goes by that.
+func TestHTTP2ConnStates(t *testing.T) {
+	s := open(t)
+	dir := t.TempDir()
+	ca := certtest.NewCA(t)
+	cert, key := ca.Server(t, dir)
+	tl, err := listen.NewTLS(listen.TLSFiles{Cert: cert, Key: key, Min: tls.VersionTLS12}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := tl.Listener(tcp)
+	srv := s.httpServer(l)
+	type change struct {
+		conn  net.Conn
+		state http.ConnState
+	}
+	changes := make(chan change, 100)
+	srv.ConnState = func(c net.Conn, state http.ConnState) { changes <- change{c, state} }
+	var wg sync.WaitGroup
+	wg.Go(func() { srv.Serve(plainErrors{l, s.log}) })
+	defer wg.Wait()
+	defer srv.Close()
+	x := &secure{ca: ca, addr: tcp.Addr().String()}
+	client := x.client(t, true)
+	res, err := client.Get("https://" + x.addr + "/livez")
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	client.CloseIdleConnections()
+	var conn net.Conn
+	seen := map[http.ConnState]bool{}
+	for !seen[http.StateClosed] {
+		select {
+		case c := <-changes:
+			if seen[c.state] = true; conn != nil && c.conn != conn {
+				t.Fatal("another connection")
+			}
+			conn = c.conn
+		case <-time.After(20 * time.Second):
+			t.Fatalf("not closed: %v", seen)
+		}
+	}
+	if _, ok := conn.(*plainErrorConn); !ok || !seen[http.StateActive] || !seen[http.StateIdle] {
+		t.Errorf("%T: %v", conn, seen)
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"libvirt.org/go/libvirtxml"
 
@@ -32,24 +33,25 @@ type Spec struct {
 	Boot        []string // hd, cdrom, network, fd in their order
 }
 
-// Disk is a file, a block device or a volume.
+// Disk is a file, a block device or a volume. The tags enum and about are for
+// the description of the API.
 type Disk struct {
-	Path   string `json:"path"`
-	Pool   string `json:"pool"`
-	Volume string `json:"volume"`
-	Device string `json:"device"` // disk (default) or cdrom
-	Format string `json:"format"` // raw or qcow2 …; by the name's ending when empty
-	Bus    string `json:"bus"`    // virtio (default), sata, scsi, ide, usb
+	Path   string `json:"path,omitempty" about:"of an image or block device on the host; instead of pool and volume"`
+	Pool   string `json:"pool,omitempty" about:"storage pool of the volume"`
+	Volume string `json:"volume,omitempty" about:"name of the volume in its pool"`
+	Device string `json:"device,omitempty" enum:"disk,cdrom" default:"disk" about:"what the guest sees"`
+	Format string `json:"format,omitempty" about:"raw, qcow2 …; default: by the name's ending"`
+	Bus    string `json:"bus,omitempty" enum:"virtio,sata,scsi,usb,ide" about:"default: virtio; sata for Windows and for a cdrom"`
 	// ReadOnly disks cannot be written by the guest; a cdrom always is one.
-	ReadOnly bool `json:"readonly"`
+	ReadOnly bool `json:"readonly,omitempty" about:"the guest cannot write; a cdrom always is"`
 }
 
 // Interface is a network card on a libvirt network or a host bridge.
 type Interface struct {
-	Network string `json:"network"`
-	Bridge  string `json:"bridge"`
-	Model   string `json:"model"` // virtio (default), e1000e …
-	MAC     string `json:"mac"`   // libvirt chooses one when empty
+	Network string `json:"network,omitempty" about:"libvirt's network that it is on; or bridge"`
+	Bridge  string `json:"bridge,omitempty" about:"the host's bridge that it is on; or network"`
+	Model   string `json:"model,omitempty" about:"default: virtio, Windows e1000e"`
+	MAC     string `json:"mac,omitempty" about:"six bytes, such as 52:54:00:12:34:56; libvirt chooses one by default"`
 }
 
 const (
@@ -125,7 +127,12 @@ func (s *Spec) XML(host *libvirtrpc.Host) (string, error) {
 		}
 		finishQEMU(&d, guest.Arch, hyper, p)
 	}
-	return d.Marshal()
+	doc, err := d.Marshal()
+	if strings.ContainsRune(doc, utf8.RuneError) {
+		// It was put in the place of one; a path would be that of another file.
+		return "", errors.New("a text has a character that XML cannot hold")
+	}
+	return doc, err
 }
 
 // choose finds what runs the guest: kvm where the host says that it works, else

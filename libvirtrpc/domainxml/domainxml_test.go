@@ -95,6 +95,7 @@ func TestRefused(t *testing.T) {
 		"network": {Name: "a", OS: "Linux", Interfaces: []Interface{{}}},
 		"boot":    {Name: "a", OS: "Linux", Boot: []string{"tape"}},
 		"memory":  {Name: "a", OS: "Linux", MemoryKiB: 1 << 60},
+		"hold":    {Name: "a", OS: "Linux", Disks: []Disk{{Path: "/a\x01b"}}},
 	} {
 		if doc, err := s.XML(qemuHost); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v, want %q\n%s", s, err, want, doc)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"net"
 	"reflect"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -16,6 +17,11 @@ import (
 // opens connections by itself; every other call goes to its handler, on a
 // goroutine of its own, so that answers may come late, in any order or never.
 type Daemon struct {
+	// Handshake, if set, answers the calls that open a connection, in their
+	// order; good is the payload that a real daemon would send. It is set
+	// before the first connection.
+	Handshake func(r *Request, good []byte)
+
 	handle func(*Request)
 
 	mu    sync.Mutex
@@ -29,6 +35,7 @@ type Daemon struct {
 type daemonConn struct {
 	net.Conn
 	write sync.Mutex
+	hung  bool // guarded by write
 }
 
 // Request is one call that the daemon got.
@@ -49,17 +56,40 @@ func NewDaemon(handle func(*Request)) *Daemon {
 
 // Dial opens a connection to the daemon.
 func (d *Daemon) Dial(context.Context) (net.Conn, error) {
+	client, server := net.Pipe()
+	if !d.take(server) {
+		return nil, &net.OpError{Op: "dial", Net: "unix", Err: syscall.ECONNREFUSED}
+	}
+	return client, nil
+}
+
+// Serve takes connections from a listener until that is closed.
+func (d *Daemon) Serve(l net.Listener) {
+	d.wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if !d.take(c) {
+				c.Close()
+			}
+		}
+	})
+}
+
+// take serves a connection, unless the daemon is down.
+func (d *Daemon) take(conn net.Conn) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.down {
-		return nil, &net.OpError{Op: "dial", Net: "unix", Err: syscall.ECONNREFUSED}
+		return false
 	}
 	d.dials++
-	client, server := net.Pipe()
-	c := &daemonConn{Conn: server}
+	c := &daemonConn{Conn: conn}
 	d.conns[c] = true
 	d.wg.Go(func() { d.serve(c) })
-	return client, nil
+	return true
 }
 
 // Down kills all connections and refuses new ones; Up takes them again.
@@ -80,7 +110,7 @@ func (d *Daemon) Up() {
 }
 
 // Close is Down for good, and waits for the daemon's goroutines. Handlers have
-// to end by themselves.
+// to end by themselves, and listeners to be closed.
 func (d *Daemon) Close() {
 	d.Down()
 	d.wg.Wait()
@@ -98,6 +128,20 @@ func (d *Daemon) Dials() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.dials
+}
+
+// Open is how many connections neither side has closed.
+func (d *Daemon) Open() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.conns)
+}
+
+// IsOpen tells whether a connection, a Request's Conn, is open.
+func (d *Daemon) IsOpen(conn any) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.conns[conn.(*daemonConn)]
 }
 
 func (d *Daemon) serve(c *daemonConn) {
@@ -122,7 +166,11 @@ func (d *Daemon) serve(c *daemonConn) {
 		proc, _ := xdr.Procedure(f.Program, f.Procedure)
 		r.Proc = proc.Name
 		if payload, ok := handshake[r.Proc]; ok {
-			r.answer(wire.StatusOK, payload)
+			if d.Handshake != nil {
+				d.Handshake(r, payload)
+			} else {
+				r.answer(wire.StatusOK, payload)
+			}
 			continue
 		}
 		if proc.Args != nil {
@@ -171,10 +219,28 @@ func (r *Request) Frame(payload []byte) wire.Frame {
 }
 
 // Raw sends bytes as they are.
-func (r *Request) Raw(b []byte) {
+func (r *Request) Raw(b []byte) { r.Pieces(b, max(1, len(b))) }
+
+// Pieces sends bytes as they are, at most n of them at once.
+func (r *Request) Pieces(b []byte, n int) {
 	r.conn.write.Lock()
 	defer r.conn.write.Unlock()
-	r.conn.Write(b)
+	for piece := range slices.Chunk(b, n) {
+		if r.conn.hung {
+			return
+		}
+		if _, err := r.conn.Write(piece); err != nil {
+			return
+		}
+	}
+}
+
+// Hang keeps the connection open and sends nothing more on it, as a daemon that
+// was stopped.
+func (r *Request) Hang() {
+	r.conn.write.Lock()
+	defer r.conn.write.Unlock()
+	r.conn.hung = true
 }
 
 // Hangup closes the connection.

@@ -22,7 +22,8 @@ func (r rawReader) Read(p []byte) (int, error) {
 
 // Read gives the library what it may see of the daemon's frames. An error is
 // final, is also Err, and is never a *net.OpError, whose Temporary method would
-// make the library try again for ever.
+// make the library try again for ever. It comes after everything that was taken
+// for an answer: a call is in flight as long as its reply has not been read.
 func (c *Conn) Read(p []byte) (int, error) {
 	c.rmu.Lock()
 	defer c.rmu.Unlock()
@@ -34,6 +35,9 @@ func (c *Conn) Read(p []byte) (int, error) {
 			c.out, c.pending = c.pending[0], c.pending[1:]
 			continue
 		}
+		if err := c.Err(); err != nil {
+			return 0, err
+		}
 		frame, err := c.readFrame()
 		if err == nil {
 			c.tap(FromDaemon, frame)
@@ -43,9 +47,6 @@ func (c *Conn) Read(p []byte) (int, error) {
 			c.die(err)
 			return 0, c.Err()
 		}
-	}
-	if err := c.Err(); err != nil {
-		return 0, err
 	}
 	n := copy(p, c.out)
 	c.out = c.out[n:]

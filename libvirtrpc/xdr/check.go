@@ -16,6 +16,7 @@ type kind uint8
 
 const (
 	fixed    kind = iota // size bytes, whatever they say
+	narrow               // a number of 4 bytes that has to fit fewer bits
 	opaque               // a length, that many bytes, padding to 4: strings too
 	array                // a count, that many elements
 	optional             // an array of at most one
@@ -27,6 +28,7 @@ const (
 type op struct {
 	kind kind
 	size int  // fixed: bytes
+	bits int  // narrow: of the number, negative for a signed one
 	ops  []op // array, optional: the element
 	elem int  // array, optional: bytes an element takes at least
 	min  int  // bytes the value takes at least
@@ -58,8 +60,12 @@ func compile(ops []op, t reflect.Type) ([]op, error) {
 		return append(ops, op{kind: param, min: 8}), nil
 	}
 	switch t.Kind() {
-	case reflect.Int8, reflect.Int16, reflect.Int32, reflect.Uint8, reflect.Uint16, reflect.Uint32:
-		return addFixed(ops, 4), nil // nothing on the wire is narrower than 4 bytes
+	case reflect.Int32, reflect.Uint32:
+		return addFixed(ops, 4), nil
+	case reflect.Uint8, reflect.Uint16: // nothing on the wire is narrower than 4 bytes
+		return append(ops, op{kind: narrow, bits: t.Bits(), min: 4}), nil
+	case reflect.Int8, reflect.Int16:
+		return append(ops, op{kind: narrow, bits: -t.Bits(), min: 4}), nil
 	case reflect.Int64, reflect.Uint64, reflect.Float64:
 		return addFixed(ops, 8), nil
 	case reflect.String:
@@ -141,15 +147,16 @@ var (
 	errCount    = fmt.Errorf("%w: a count or length goes beyond its end", ErrMalformed)
 	errOptional = fmt.Errorf("%w: an optional value has more than one", ErrMalformed)
 	errTrailing = fmt.Errorf("%w: bytes follow its end", ErrMalformed)
+	errRange    = fmt.Errorf("%w: a number does not fit its field", ErrMalformed)
 	errParam    = fmt.Errorf("%w: a typed parameter has an unknown type", ErrMalformed)
 	errMessage  = fmt.Errorf("%w: an error without a message", ErrMalformed)
 )
 
 // Check says whether the payload can be decoded as t without reading past its
 // end and without leaving bytes over; t nil is the empty payload. It allocates
-// nothing, whatever counts the payload claims, and does not look at values:
-// text need not be UTF-8, nor padding zero. The error is an ErrMalformed, or
-// says that t has no layout.
+// nothing, whatever counts the payload claims, and looks at values only as far as
+// a decoder has to: text need not be UTF-8, nor padding zero. The error is an
+// ErrMalformed, or says that t has no layout.
 func Check(t reflect.Type, payload []byte) error {
 	if t == nil {
 		if len(payload) != 0 {
@@ -194,6 +201,12 @@ func walk(ops []op, b []byte) ([]byte, error) {
 		switch o.kind {
 		case fixed:
 			b = b[o.size:]
+		case narrow:
+			n := binary.BigEndian.Uint32(b)
+			if o.bits > 0 && n>>o.bits != 0 || o.bits < 0 && int32(n)>>(-o.bits-1) != int32(n)>>31 {
+				return nil, errRange
+			}
+			b = b[4:]
 		case opaque:
 			var err error
 			if b, err = skipOpaque(b); err != nil {

@@ -11,8 +11,8 @@ import (
 
 // Decode reads the payload as a value of type t; t nil is the empty payload and
 // gives nil. It runs Check first, so no count it believes goes beyond the
-// payload. Numbers that do not fit their field are errors; padding is not
-// looked at, so a caller that needs the same bytes again compares Encode's.
+// payload. Padding is not looked at, so a caller that needs the same bytes again
+// compares Encode's.
 func Decode(t reflect.Type, payload []byte) (any, error) {
 	if err := Check(t, payload); err != nil {
 		return nil, err
@@ -22,9 +22,7 @@ func Decode(t reflect.Type, payload []byte) (any, error) {
 	}
 	v := reflect.New(t).Elem()
 	d := decoder{payload}
-	if err := d.value(v); err != nil {
-		return nil, err
-	}
+	d.value(v)
 	return v.Interface(), nil
 }
 
@@ -51,24 +49,16 @@ func (d *decoder) opaque(n int) []byte {
 
 func (d *decoder) string() string { return string(d.opaque(int(d.uint32()))) }
 
-func (d *decoder) value(v reflect.Value) error {
+func (d *decoder) value(v reflect.Value) {
 	if v.Type() == valueType {
 		v.Set(reflect.ValueOf(d.param()))
-		return nil
+		return
 	}
 	switch v.Kind() {
 	case reflect.Int8, reflect.Int16, reflect.Int32:
-		n := int64(int32(d.uint32()))
-		if v.OverflowInt(n) {
-			return fmt.Errorf("%w: %d does not fit %v", ErrMalformed, n, v.Type())
-		}
-		v.SetInt(n)
+		v.SetInt(int64(int32(d.uint32())))
 	case reflect.Uint8, reflect.Uint16, reflect.Uint32:
-		n := uint64(d.uint32())
-		if v.OverflowUint(n) {
-			return fmt.Errorf("%w: %d does not fit %v", ErrMalformed, n, v.Type())
-		}
-		v.SetUint(n)
+		v.SetUint(uint64(d.uint32()))
 	case reflect.Int64:
 		v.SetInt(int64(d.uint64()))
 	case reflect.Uint64:
@@ -80,37 +70,31 @@ func (d *decoder) value(v reflect.Value) error {
 	case reflect.Array:
 		if v.Type().Elem().Kind() == reflect.Uint8 {
 			reflect.Copy(v, reflect.ValueOf(d.opaque(v.Len())))
-			return nil
+			return
 		}
-		return d.elements(v)
+		d.elements(v)
 	case reflect.Slice:
 		n := int(d.uint32())
 		if v.Type().Elem().Kind() == reflect.Uint8 {
 			v.SetBytes(append([]byte(nil), d.opaque(n)...))
-			return nil
+			return
 		}
 		if n == 0 {
-			return nil
+			return
 		}
 		v.Set(reflect.MakeSlice(v.Type(), n, n))
-		return d.elements(v)
+		d.elements(v)
 	case reflect.Struct:
 		for i := range v.NumField() {
-			if err := d.value(v.Field(i)); err != nil {
-				return err
-			}
+			d.value(v.Field(i))
 		}
 	}
-	return nil
 }
 
-func (d *decoder) elements(v reflect.Value) error {
+func (d *decoder) elements(v reflect.Value) {
 	for i := range v.Len() {
-		if err := d.value(v.Index(i)); err != nil {
-			return err
-		}
+		d.value(v.Index(i))
 	}
-	return nil
 }
 
 func (d *decoder) param() libvirt.TypedParamValue {

@@ -14,43 +14,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// sample fills a value of any layout with something in every place.
-func sample(v reflect.Value) {
-	if v.Type() == valueType {
-		v.Set(reflect.ValueOf(*libvirt.NewTypedParamValueString("abc")))
-		return
-	}
-	switch v.Kind() {
-	case reflect.String:
-		v.SetString("somebody")
-	case reflect.Struct:
-		for i := range v.NumField() {
-			sample(v.Field(i))
-		}
-	case reflect.Slice:
-		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
-		sample(v.Index(0))
-	case reflect.Array:
-		for i := range v.Len() {
-			sample(v.Index(i))
-		}
-	case reflect.Float64:
-		v.SetFloat(1.5)
-	default:
-		if v.CanInt() {
-			v.SetInt(7)
-		} else {
-			v.SetUint(7)
-		}
-	}
-}
-
-func sampleOf(t reflect.Type) any {
-	v := reflect.New(t).Elem()
-	sample(v)
-	return v.Interface()
-}
-
 type dialer struct{ net.Conn }
 
 func (d dialer) Dial() (net.Conn, error) { return d.Conn, nil }
@@ -79,7 +42,7 @@ func TestTableAgainstGoLibvirt(t *testing.T) {
 			calls <- c
 			var reply []byte
 			if p, _ := Procedure(Program, c.number); p.Ret != nil {
-				v := sampleOf(p.Ret)
+				v := Sample(p.Ret)
 				if p.Name == "AuthList" {
 					v = libvirt.AuthListRet{Types: []libvirt.AuthType{0}}
 				}
@@ -118,7 +81,7 @@ func TestTableAgainstGoLibvirt(t *testing.T) {
 		}
 		var in []reflect.Value
 		for i := range m.Type().NumIn() {
-			in = append(in, reflect.ValueOf(sampleOf(m.Type().In(i))))
+			in = append(in, reflect.ValueOf(Sample(m.Type().In(i))))
 		}
 		out := m.Call(in)
 		if err, _ := out[len(out)-1].Interface().(error); err != nil {
@@ -144,7 +107,7 @@ func TestTableAgainstGoLibvirt(t *testing.T) {
 		if p.Ret == nil || p.Name == "AuthList" {
 			continue
 		}
-		ret := reflect.ValueOf(sampleOf(p.Ret))
+		ret := reflect.ValueOf(Sample(p.Ret))
 		for i := range results {
 			if diff := cmp.Diff(ret.Field(i).Interface(), out[i].Interface()); diff != "" {
 				t.Errorf("%s: what go-libvirt decoded differs:\n%s", p.Name, diff)
@@ -177,7 +140,7 @@ func TestRoundTrip(t *testing.T) {
 		}
 	}
 	for _, typ := range types {
-		for _, v := range []any{sampleOf(typ), reflect.Zero(typ).Interface()} {
+		for _, v := range []any{Sample(typ), reflect.Zero(typ).Interface()} {
 			b, err := Encode(v)
 			if strings.Contains(typ.Name(), "Stats") && err != nil {
 				t.Errorf("%v: %v", typ, err)
@@ -227,6 +190,10 @@ func TestCheckRefuses(t *testing.T) {
 		{"length of 2^32-1", reflect.TypeFor[libvirt.ConnectGetTypeRet](), u32(math.MaxUint32, 0), errCount},
 		{"length without padding", reflect.TypeFor[libvirt.ConnectGetTypeRet](), append(u32(5), "abcde"...), errCount},
 		{"optional of two", reflect.TypeFor[libvirt.ConnectDomainEventCallbackRegisterAnyArgs](), append(u32(0, 2), make([]byte, 48)...), errOptional},
+		{"state of 256 in 8 bits", reflect.TypeFor[libvirt.DomainGetInfoRet](), append(u32(256), make([]byte, 28)...), errRange},
+		{"2^16 VCPUs in 16 bits", reflect.TypeFor[libvirt.DomainGetInfoRet](), append(append(u32(1), make([]byte, 16)...), u32(1<<16, 0, 0)...), errRange},
+		{"128 in 8 bits with a sign", reflect.TypeFor[struct{ N int8 }](), u32(128), errRange},
+		{"-129 in 8 bits with a sign", reflect.TypeFor[struct{ N int8 }](), u32(0xffffff7f), errRange},
 		{"trailing", reflect.TypeFor[libvirt.DomainGetStateRet](), u32(1, 2, 3), errTrailing},
 		{"empty expected", nil, u32(0), errTrailing},
 		{"parameter of type 0", stats, append(record, u32(1, 0, 0, 0)...), errParam},
@@ -306,8 +273,10 @@ func TestNoLayout(t *testing.T) {
 	if _, err := Encode((*libvirt.Domain)(nil)); err == nil {
 		t.Error("a nil pointer is encoded")
 	}
-	if _, err := Decode(reflect.TypeFor[libvirt.DomainGetInfoRet](), append(u32(256), make([]byte, 28)...)); !errors.Is(err, ErrMalformed) {
-		t.Errorf("a state of 256 in 8 bits: %v", err)
+	for _, n := range []uint32{127, 0xffffff80} {
+		if err := Check(reflect.TypeFor[struct{ N int8 }](), u32(n)); err != nil {
+			t.Errorf("%d in 8 bits with a sign: %v", int32(n), err)
+		}
 	}
 }
 

@@ -1,28 +1,40 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 
 	"github.com/go-viper/encoding/ini"
 	"github.com/spf13/viper"
 )
 
+// delimiter joins sections and keys inside viper. Its own, the dot, is a part
+// of section names here.
+const delimiter = "\x00"
+
+// readINI reads the keys of each section, as text.
 func readINI(r io.Reader) (map[string]map[string]string, error) {
-	reg := viper.NewCodecRegistry()
-	err := reg.RegisterCodec("ini", ini.Codec{KeyDelimiter: delimiter, LoadOptions: ini.LoadOptions{
-		SpaceBeforeInlineComment: true, // a key may hold # and ;
-		IgnoreContinuation:       true,
-	}})
+	text, err := io.ReadAll(r)
 	if err != nil {
-		return nil, err
-	}
-	v := viper.NewWithOptions(viper.KeyDelimiter(delimiter), viper.WithCodecRegistry(reg))
-	v.SetConfigType("ini")
-	if err := v.ReadConfig(r); err != nil {
 		return nil, fmt.Errorf("cannot read the configuration: %w", err)
+	}
+	n := 0
+	for line := range bytes.Lines(text) {
+		n++
+		// The library puts the value of another key there: one key would show
+		// another in an error, and two that name each other grow without end.
+		if expansion.Match(line) {
+			return nil, fmt.Errorf("cannot read the configuration: line %d: %%(name)s is not accepted", n)
+		}
+	}
+	v, err := parseINI(text)
+	if err != nil {
+		// Not err: it shows the line, which may be half of a key.
+		return nil, fmt.Errorf("cannot read the configuration: line %d is no [section], no key=value and no comment", badLine(text))
 	}
 	out := map[string]map[string]string{}
 	for section, keys := range v.AllSettings() {
@@ -36,6 +48,35 @@ func readINI(r io.Reader) (map[string]map[string]string, error) {
 		}
 	}
 	return out, nil
+}
+
+// expansion is what the library replaces in values.
+var expansion = regexp.MustCompile(`^[^#;].*%\([^)]+\)s`)
+
+// badLine is the number of the first line that cannot be read by itself.
+func badLine(text []byte) int {
+	n := 0
+	for line := range bytes.Lines(text) {
+		n++
+		if _, err := parseINI(line); err != nil {
+			break
+		}
+	}
+	return n
+}
+
+func parseINI(text []byte) (*viper.Viper, error) {
+	reg := viper.NewCodecRegistry()
+	err := reg.RegisterCodec("ini", ini.Codec{KeyDelimiter: delimiter, LoadOptions: ini.LoadOptions{
+		SpaceBeforeInlineComment: true, // a key may hold # and ;
+		IgnoreContinuation:       true,
+	}})
+	if err != nil {
+		return nil, err
+	}
+	v := viper.NewWithOptions(viper.KeyDelimiter(delimiter), viper.WithCodecRegistry(reg))
+	v.SetConfigType("ini")
+	return v, v.ReadConfig(bytes.NewReader(text))
 }
 
 // namedKeys are the keys of the sections that have a name in theirs. One that
