@@ -1,25 +1,30 @@
 package main
 
 import (
+	"crypto/tls"
 	"fmt"
 	"io"
-	"net"
-	"net/netip"
+	"io/fs"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"virtgate/auth"
+	"virtgate/server/audit"
+	"virtgate/server/listen"
 )
 
 // config is the whole configuration, read once and validated. Nothing reads
-// configuration later.
+// configuration later, but for a reload, which makes another one.
 type config struct {
 	Libvirtd    libvirtdConfig
 	HTTP        httpConfig
 	Auth        authConfig
 	ServiceKeys []auth.ServiceKey // in the order of their names
+	Users       []auth.User       // likewise
+	Audit       audit.Config
 	Log         logConfig
 	// TraceEndpoint is where traces go, empty for nowhere.
 	TraceEndpoint string
@@ -43,6 +48,12 @@ type httpConfig struct {
 	BodyLimit      int64 // bytes
 	RequestTimeout time.Duration
 	Docs           bool // there is a page for people
+
+	TLS         listen.TLSFiles // without Cert: none
+	Socket      string
+	SocketMode  fs.FileMode
+	SocketGroup string // name or gid; "": that of the process
+	SocketPeer  bool
 }
 
 type authConfig struct {
@@ -58,8 +69,9 @@ type logConfig struct {
 // setting is one key of the configuration. An empty value means the default.
 type setting struct {
 	section, key string
-	set          func(*config, string) error
+	set          value
 	secret       bool // its value is never shown
+	live         bool // a reload can change it
 }
 
 // The bounds are what a sane host can want; a value beyond them is a typing
@@ -85,29 +97,46 @@ var settings = []setting{
 	{section: "http_server", key: "address", set: text(func(c *config) *string { return &c.HTTP.Address })},
 	{section: "http_server", key: "port", set: number(func(c *config) *int { return &c.HTTP.Port }, 0, 65535)},
 	{section: "http_server", key: "threads", set: number(func(c *config) *int { return &c.HTTP.Threads }, 0, maxThreads)},
-	{section: "http_server", key: "auth-key-required", set: boolean(func(c *config) *bool { return &c.HTTP.KeyRequired })},
-	{section: "http_server", key: "auth-key", set: key(func(c *config) *string { return &c.HTTP.Key }), secret: true},
-	{section: "http_server", key: "doc_root", set: func(*config, string) error { return nil }}, // no files are served
-	{section: "http_server", key: "body_limit", set: size(func(c *config) *int64 { return &c.HTTP.BodyLimit }, 1024, maxBodyLimit)},
-	{section: "http_server", key: "request_timeout", set: duration(func(c *config) *time.Duration { return &c.HTTP.RequestTimeout }, time.Second, time.Hour)},
+	{section: "http_server", key: "auth-key-required", set: boolean(func(c *config) *bool { return &c.HTTP.KeyRequired }), live: true},
+	{section: "http_server", key: "auth-key", set: key(func(c *config) *string { return &c.HTTP.Key }), secret: true, live: true},
+	{section: "http_server", key: "doc_root", set: unused},
+	{section: "http_server", key: "body_limit", set: size(func(c *config) *int64 { return &c.HTTP.BodyLimit }, 1024, maxBodyLimit), live: true},
+	{section: "http_server", key: "request_timeout", set: duration(func(c *config) *time.Duration { return &c.HTTP.RequestTimeout }, time.Second, time.Hour), live: true},
+	{section: "http_server", key: "tls_cert", set: text(func(c *config) *string { return &c.HTTP.TLS.Cert }), live: true},
+	{section: "http_server", key: "tls_key", set: text(func(c *config) *string { return &c.HTTP.TLS.Key }), live: true},
+	{section: "http_server", key: "tls_client_ca", set: text(func(c *config) *string { return &c.HTTP.TLS.ClientCA }), live: true},
+	{section: "http_server", key: "tls_min_version", set: oneOf(func(c *config) *uint16 { return &c.HTTP.TLS.Min }, map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}), live: true},
+	{section: "http_server", key: "socket", set: absolutePath(func(c *config) *string { return &c.HTTP.Socket })},
+	{section: "http_server", key: "socket_mode", set: fileMode(func(c *config) *fs.FileMode { return &c.HTTP.SocketMode })},
+	{section: "http_server", key: "socket_group", set: text(func(c *config) *string { return &c.HTTP.SocketGroup })},
+	{section: "http_server", key: "socket_peer", set: boolean(func(c *config) *bool { return &c.HTTP.SocketPeer }), live: true},
 	{section: "http_server", key: "docs", set: boolean(func(c *config) *bool { return &c.HTTP.Docs })},
 
-	{section: "auth", key: "groups", set: func(c *config, v string) error {
-		c.Auth.Groups = words(v)
-		return nil
-	}},
-	{section: "auth", key: "group_file", set: text(func(c *config) *string { return &c.Auth.GroupFile })},
-	{section: "auth", key: "passwd_file", set: text(func(c *config) *string { return &c.Auth.PasswdFile })},
+	{section: "auth", key: "groups", set: wordList(func(c *config) *[]string { return &c.Auth.Groups }), live: true},
+	{section: "auth", key: "group_file", set: text(func(c *config) *string { return &c.Auth.GroupFile }), live: true},
+	{section: "auth", key: "passwd_file", set: text(func(c *config) *string { return &c.Auth.PasswdFile }), live: true},
+
+	{section: "audit", key: "file", set: at(func(c *config) *string { return &c.Audit.File }, func(v string) (string, error) {
+		if v == "-" {
+			return v, nil
+		}
+		return v, wantAbsolute(v)
+	}), live: true},
+	{section: "audit", key: "required", set: boolean(func(c *config) *bool { return &c.Audit.Required }), live: true},
 
 	{section: "trace", key: "endpoint", set: webURL(func(c *config) *string { return &c.TraceEndpoint }), secret: true},
 
 	{section: "wrapperd", key: "color", set: boolean(func(c *config) *bool { return &c.Log.Color })},
-	{section: "wrapperd", key: "quiet", set: boolean(func(c *config) *bool { return &c.Log.Quiet })},
-	{section: "wrapperd", key: "debug", set: boolean(func(c *config) *bool { return &c.Log.Debug })},
+	{section: "wrapperd", key: "quiet", set: boolean(func(c *config) *bool { return &c.Log.Quiet }), live: true},
+	{section: "wrapperd", key: "debug", set: boolean(func(c *config) *bool { return &c.Log.Debug }), live: true},
 	{section: "wrapperd", key: "format", set: choice(func(c *config) *string { return &c.Log.Format }, "text", "json")},
 }
 
-const servicePrefix = "service_key."
+// Sections that are there once for each service and each user.
+const (
+	servicePrefix = "service_key."
+	userPrefix    = "user."
+)
 
 func defaultConfig() config {
 	return config{
@@ -115,6 +144,8 @@ func defaultConfig() config {
 		HTTP: httpConfig{
 			Address: "127.0.0.1", Port: 8081, KeyRequired: true,
 			BodyLimit: 1 << 20, RequestTimeout: time.Minute, Docs: true,
+			TLS:        listen.TLSFiles{Min: tls.VersionTLS12},
+			SocketMode: 0o660, SocketPeer: true,
 		},
 		Auth: authConfig{Groups: []string{"libvirt", "kvm"}, GroupFile: "/etc/group", PasswdFile: "/etc/passwd"},
 		Log:  logConfig{Format: "text"},
@@ -133,71 +164,22 @@ func parseConfig(r io.Reader, env []string) (config, error) {
 	if err := overlay(sections, env); err != nil {
 		return c, err
 	}
-	services := map[string]*auth.ServiceKey{}
 	for _, section := range sorted(sections) {
-		name, isService := strings.CutPrefix(section, servicePrefix)
+		set := c.set
+		if name, ok := strings.CutPrefix(section, servicePrefix); ok {
+			c.ServiceKeys = append(c.ServiceKeys, auth.ServiceKey{Name: name})
+			set = c.setService
+		} else if name, ok := strings.CutPrefix(section, userPrefix); ok {
+			c.Users = append(c.Users, auth.User{Name: name})
+			set = c.setUser
+		}
 		for _, k := range sorted(sections[section]) {
-			v := strings.TrimSpace(sections[section][k])
-			if isService {
-				err = c.setService(services, name, k, v)
-			} else {
-				err = c.set(section, k, v)
-			}
-			if err != nil {
+			if err := set(section, k, strings.TrimSpace(sections[section][k])); err != nil {
 				return c, err
 			}
 		}
 	}
-	for _, name := range sorted(services) {
-		c.ServiceKeys = append(c.ServiceKeys, *services[name])
-	}
 	return c, c.check()
-}
-
-// overlay puts the environment over what the file says. A variable that names
-// a section of ours but no key of it is an error; others (Kubernetes makes
-// VIRTGATE_PORT for a service of that name) are left alone.
-func overlay(sections map[string]map[string]string, env []string) error {
-	put := func(section, k, v string) {
-		if sections[section] == nil {
-			sections[section] = map[string]string{}
-		}
-		sections[section][k] = v
-	}
-	variable := func(s string) string { return strings.ToUpper(strings.NewReplacer("-", "_", ".", "_").Replace(s)) }
-	for _, e := range env {
-		name, value, _ := strings.Cut(e, "=")
-		rest, ok := strings.CutPrefix(name, "VIRTGATE_")
-		if !ok {
-			continue
-		}
-		if service, ok := strings.CutPrefix(rest, "SERVICE_KEY_"); ok {
-			i := strings.LastIndexByte(service, '_')
-			if i < 1 {
-				return fmt.Errorf("environment: %s: want VIRTGATE_SERVICE_KEY_NAME_KEY or …_ALLOW", name)
-			}
-			section := servicePrefix + strings.ToLower(service[:i])
-			for _, s := range sorted(sections) { // the file's spelling, when it has that one
-				if variable(s) == "SERVICE_KEY_"+service[:i] {
-					section = s
-				}
-			}
-			put(section, strings.ToLower(service[i+1:]), value)
-			continue
-		}
-		known, ours := false, false
-		for _, s := range settings {
-			ours = ours || strings.HasPrefix(rest, variable(s.section)+"_")
-			if rest == variable(s.section)+"_"+variable(s.key) {
-				put(s.section, s.key, value)
-				known = true
-			}
-		}
-		if ours && !known {
-			return fmt.Errorf("environment: %s names no key of the configuration", name)
-		}
-	}
-	return nil
 }
 
 func (c *config) set(section, k, v string) error {
@@ -213,41 +195,76 @@ func (c *config) set(section, k, v string) error {
 			}
 			continue
 		}
-		if err := s.set(c, v); err != nil {
+		if err := s.set.put(c, v); err != nil {
 			return settingError(section, k, v, s.secret, err)
 		}
 		return nil
 	}
 	if keys == nil {
-		return fmt.Errorf("[%s] is not a section; there are libvirtd, http_server, auth, service_key.NAME, trace, wrapperd", section)
+		return fmt.Errorf("[%s] is not a section; there are %s", section, strings.Join(sectionNames(), ", "))
 	}
 	return fmt.Errorf("[%s] has no key %q; there are %s", section, k, strings.Join(keys, ", "))
 }
 
-func (c *config) setService(services map[string]*auth.ServiceKey, name, k, v string) error {
-	section := servicePrefix + name
-	s := services[name]
-	if s == nil {
-		s = &auth.ServiceKey{Name: name}
-		services[name] = s
+// sectionNames are all sections, in the order of config.ini.
+func sectionNames() []string {
+	var out []string
+	for _, s := range settings {
+		if !slices.Contains(out, s.section) {
+			out = append(out, s.section)
+		}
 	}
+	return append(out, servicePrefix+"NAME", userPrefix+"NAME")
+}
+
+// setService sets a key of the service that was added last.
+func (c *config) setService(section, k, v string) (err error) {
+	s := &c.ServiceKeys[len(c.ServiceKeys)-1]
 	switch k {
 	case "key":
-		if err := auth.CheckKey(v); err != nil {
-			return settingError(section, k, v, true, err)
-		}
-		s.Key = v
+		s.Key, err = configuredKey(section, k, v)
 	case "allow":
-		s.Allow = words(v)
-		for _, p := range s.Allow {
-			if !auth.ValidPermission(p) {
-				return settingError(section, k, v, false, fmt.Errorf("%q is not a permission; want for example domains:read, domains:*, *:read, *", p))
-			}
-		}
+		s.Allow, err = permissions(section, k, v)
 	default:
-		return fmt.Errorf("[%s] has no key %q; there are key, allow", section, k)
+		err = fmt.Errorf("[%s] has no key %q; there are %s", section, k, strings.Join(namedKeys[servicePrefix], ", "))
 	}
-	return nil
+	return err
+}
+
+// setUser sets a key of the user who was added last.
+func (c *config) setUser(section, k, v string) (err error) {
+	u := &c.Users[len(c.Users)-1]
+	switch k {
+	case "key":
+		u.Key, err = configuredKey(section, k, v)
+	case "next_key":
+		u.NextKey, err = configuredKey(section, k, v)
+	case "allow":
+		u.Allow, err = permissions(section, k, v)
+	default:
+		err = fmt.Errorf("[%s] has no key %q; there are %s", section, k, strings.Join(namedKeys[userPrefix], ", "))
+	}
+	return err
+}
+
+func configuredKey(section, k, v string) (string, error) {
+	if v == "" {
+		return "", nil
+	}
+	if err := auth.CheckKey(v); err != nil {
+		return "", settingError(section, k, v, true, err)
+	}
+	return v, nil
+}
+
+func permissions(section, k, v string) ([]string, error) {
+	allow := words(v)
+	for _, p := range allow {
+		if !auth.ValidPermission(p) {
+			return nil, settingError(section, k, v, false, fmt.Errorf("%q is not a permission; want for example domains:read, domains:*, *:read, *", p))
+		}
+	}
+	return allow, nil
 }
 
 func settingError(section, k, v string, secret bool, err error) error {
@@ -255,70 +272,6 @@ func settingError(section, k, v string, secret bool, err error) error {
 		return fmt.Errorf("[%s] %s: %w", section, k, err)
 	}
 	return fmt.Errorf("[%s] %s = %q: %w", section, k, v, err)
-}
-
-// check is what only the whole can show.
-func (c *config) check() error {
-	if c.HTTP.RequestTimeout < c.Libvirtd.CallTimeout {
-		return fmt.Errorf("[http_server] request_timeout = %q: it is shorter than [libvirtd] call_timeout, %s", c.HTTP.RequestTimeout, c.Libvirtd.CallTimeout)
-	}
-	if c.Libvirtd.Hostname == "" {
-		switch c.Libvirtd.Transport {
-		case "", "unix":
-		default:
-			return fmt.Errorf("[libvirtd] transport = %q: it needs hostname", c.Libvirtd.Transport)
-		}
-	}
-	for _, s := range c.ServiceKeys {
-		if s.Key == "" || len(s.Allow) == 0 {
-			return fmt.Errorf("[%s%s] needs both key and allow", servicePrefix, s.Name)
-		}
-	}
-	return nil
-}
-
-// checkExposed refuses what must not be reachable from other machines.
-func (c *config) checkExposed(host string) error {
-	if loopback(host) {
-		return nil
-	}
-	if !c.HTTP.KeyRequired {
-		return fmt.Errorf("[http_server] auth-key-required = \"no\": refused on %s, which other machines can reach; listen on 127.0.0.1, or require a key", printHost(host))
-	}
-	if auth.IsSampleKey(c.HTTP.Key) {
-		return fmt.Errorf("[http_server] auth-key: it is a sample key that everybody knows, refused on %s; make another one", printHost(host))
-	}
-	for _, s := range c.ServiceKeys {
-		if auth.IsSampleKey(s.Key) {
-			return fmt.Errorf("[%s%s] key: it is a sample key that everybody knows, refused on %s; make another one", servicePrefix, s.Name, printHost(host))
-		}
-	}
-	return nil
-}
-
-func printHost(host string) string {
-	if host == "" {
-		return "all addresses"
-	}
-	return host
-}
-
-// loopback tells whether only this machine can reach the host.
-func loopback(host string) bool {
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.Unmap().IsLoopback()
-}
-
-// noKey tells whether nobody could call.
-func (c *config) noKey() bool {
-	return c.HTTP.KeyRequired && c.HTTP.Key == "" && len(c.ServiceKeys) == 0
-}
-
-func (c *config) listen() string {
-	return net.JoinHostPort(strings.Trim(c.HTTP.Address, "[]"), strconv.Itoa(c.HTTP.Port))
 }
 
 // URI is the daemon's address as libvirt spells it:

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"os"
 	"strings"
 	"testing"
@@ -11,6 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"virtgate/auth"
+	"virtgate/server/audit"
+	"virtgate/server/listen"
 )
 
 func TestShippedConfigIsTheDefault(t *testing.T) {
@@ -55,12 +58,27 @@ auth-key=a#b;c ; what is behind is a comment
 doc_root=/srv
 body_limit=2MiB
 request_timeout=30
+tls_cert=/c
+tls_key=/k
+tls_client_ca=/ca
+tls_min_version=1.3
+socket=/run/s
+socket_mode=600
+socket_group=g
+socket_peer=no
 docs=off
 [auth]
 groups=a, b
 [service_key.ci]
 key=x
 allow=domains:read,domains:power
+[user.smith]
+key=y
+[user.john.doe]
+allow=*:read
+[audit]
+file=/var/log/a
+required=yes
 [trace]
 endpoint=http://collector:4318
 [wrapperd]
@@ -68,6 +86,7 @@ color=1
 quiet=off
 format=JSON
 `), []string{"VIRTGATE_HTTP_SERVER_PORT=81", "VIRTGATE_HTTP_SERVER_AUTH_KEY_REQUIRED=no", "VIRTGATE_SERVICE_KEY_CI_ALLOW=*:read",
+		"VIRTGATE_USER_SMITH_NEXT_KEY=z", "VIRTGATE_USER_JONES_KEY=w",
 		"VIRTGATE_PORT=tcp://10.0.0.1", "HOME=/"})
 	if err != nil {
 		t.Fatal(err)
@@ -75,12 +94,16 @@ format=JSON
 	want := config{
 		Libvirtd: libvirtdConfig{Driver: "qemu", Transport: "ssh", Username: "root", Hostname: "h", Port: 2222, Path: "system",
 			Extras: "keyfile=/k", Connections: 8, CallTimeout: 2500 * time.Millisecond},
-		HTTP: httpConfig{Address: "::1", Port: 81, Threads: 3, Key: "a#b;c", BodyLimit: 2 << 20, RequestTimeout: 30 * time.Second},
-		Auth: authConfig{Groups: []string{"a", "b"}, GroupFile: "/etc/group", PasswdFile: "/etc/passwd"},
-		Log:  logConfig{Color: true, Format: "json"},
+		HTTP: httpConfig{Address: "::1", Port: 81, Threads: 3, Key: "a#b;c", BodyLimit: 2 << 20, RequestTimeout: 30 * time.Second,
+			TLS:    listen.TLSFiles{Cert: "/c", Key: "/k", ClientCA: "/ca", Min: tls.VersionTLS13},
+			Socket: "/run/s", SocketMode: 0o600, SocketGroup: "g"},
+		Auth:  authConfig{Groups: []string{"a", "b"}, GroupFile: "/etc/group", PasswdFile: "/etc/passwd"},
+		Audit: audit.Config{File: "/var/log/a", Required: true},
+		Log:   logConfig{Color: true, Format: "json"},
 
 		TraceEndpoint: "http://collector:4318",
 		ServiceKeys:   []auth.ServiceKey{{Name: "ci", Key: "x", Allow: []string{"*:read"}}},
+		Users:         []auth.User{{Name: "john.doe", Allow: []string{"*:read"}}, {Name: "jones", Key: "w"}, {Name: "smith", Key: "y", NextKey: "z"}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -164,7 +187,8 @@ func TestServiceKeyFromEnvironment(t *testing.T) {
 // A log that nobody looks at has no colours.
 func TestColor(t *testing.T) {
 	var b bytes.Buffer
-	newLogger(logConfig{Color: true, Format: "text"}, &b).Info("x")
+	log, _ := newLogger(logConfig{Color: true, Format: "text"}, &b)
+	log.Info("x")
 	if !strings.Contains(b.String(), "msg=x") {
 		t.Errorf("%q", b.String())
 	}
@@ -189,10 +213,23 @@ func TestParseConfigRefuses(t *testing.T) {
 		{"[service_key.x]\nkey=a", "", `[service_key.x] needs both key and allow`},
 		{"[service_key.x]\nkey=a\nallow=everything", "", `"everything" is not a permission`},
 		{"[service_key.x]\ncolour=a", "", `[service_key.x] has no key "colour"`},
+		{"[user.x]\nkey=", "", `[user.x] needs key, next_key or allow`},
+		{"[user.x]\nkey=sha256:1", "", `[user.x] key: `},
+		{"[user.x]\nallow=domains", "", `[user.x] allow = "domains": "domains" is not a permission`},
+		{"[user.x]\nkeys=1", "", `[user.x] has no key "keys"; there are next_key, key, allow`},
+		{"[http_server]\ntls_cert=/c", "", `tls_cert and tls_key go together`},
+		{"[http_server]\ntls_client_ca=/c", "", `tls_client_ca needs tls_cert`},
+		{"[http_server]\ntls_min_version=1.1", "", `[http_server] tls_min_version = "1.1": want one of 1.2, 1.3`},
+		{"[http_server]\nsocket=virtgate.sock", "", `[http_server] socket = "virtgate.sock": want a path from the root`},
+		{"[http_server]\nsocket_mode=0999", "", `[http_server] socket_mode = "0999": want permissions in octal`},
+		{"[http_server]\nsocket_mode=4755", "", `want permissions in octal`},
+		{"[audit]\nfile=audit.log", "", `[audit] file = "audit.log": want a path from the root`},
+		{"[audit]\nrequired=true", "", `[audit] required needs file`},
 		{"[trace]\nendpoint=collector:4318", "", `[trace] endpoint: want http://host:port`},
 		{"port=1", "", `before the first [section]`},
 		{"", "VIRTGATE_HTTP_SERVER_PROT=1", `VIRTGATE_HTTP_SERVER_PROT names no key`},
-		{"", "VIRTGATE_SERVICE_KEY_X=1", `VIRTGATE_SERVICE_KEY_X`},
+		{"", "VIRTGATE_SERVICE_KEY_X=1", `VIRTGATE_SERVICE_KEY_X names no key`},
+		{"", "VIRTGATE_USER__KEY=1", `VIRTGATE_USER__KEY names no key`},
 	} {
 		_, err := parseConfig(strings.NewReader(c.ini), []string{c.env})
 		if err == nil || !strings.Contains(err.Error(), c.want) {
@@ -236,15 +273,16 @@ func TestExposed(t *testing.T) {
 	open := config{HTTP: httpConfig{Key: "x"}}
 	service := config{HTTP: httpConfig{KeyRequired: true, Key: "x"}, ServiceKeys: []auth.ServiceKey{{Name: "s", Key: "v1.0-e24fd090c02efcfecb4de8f4ff24..."}}}
 	good := config{HTTP: httpConfig{KeyRequired: true, Key: "x"}}
+	user := config{HTTP: httpConfig{KeyRequired: true}, Users: []auth.User{{Name: "u", NextKey: "123456789abcdefgh"}}}
 	for _, host := range []string{"127.0.0.1", "::1", "localhost", "127.3.2.1"} {
-		for _, c := range []config{sample, open, service, good} {
+		for _, c := range []config{sample, open, service, user, good} {
 			if err := c.checkExposed(host); err != nil {
 				t.Errorf("%s: %v", host, err)
 			}
 		}
 	}
 	for _, host := range []string{"", "0.0.0.0", "192.168.1.1", "::", "example.org"} {
-		for _, c := range []config{sample, open, service} {
+		for _, c := range []config{sample, open, service, user} {
 			if c.checkExposed(host) == nil {
 				t.Errorf("%s: not refused: %+v", host, c)
 			}

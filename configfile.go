@@ -101,3 +101,63 @@ func iniValue(v string) string {
 	}
 	return v
 }
+
+// namedKeys are the keys of the sections that have a name in theirs. One that
+// ends as another one does comes before it.
+var namedKeys = map[string][]string{
+	servicePrefix: {"key", "allow"},
+	userPrefix:    {"next_key", "key", "allow"},
+}
+
+// overlay puts the environment over what the file says. A variable that names
+// a section of ours but no key of it is an error; others (Kubernetes makes
+// VIRTGATE_PORT for a service of that name) are left alone.
+func overlay(sections map[string]map[string]string, env []string) error {
+	put := func(section, k, v string) {
+		if sections[section] == nil {
+			sections[section] = map[string]string{}
+		}
+		sections[section][k] = v
+	}
+	variable := func(s string) string { return strings.ToUpper(strings.NewReplacer("-", "_", ".", "_").Replace(s)) }
+	for _, e := range env {
+		name, value, _ := strings.Cut(e, "=")
+		rest, ok := strings.CutPrefix(name, "VIRTGATE_")
+		if !ok {
+			continue
+		}
+		known, ours := false, false
+		for prefix, keys := range namedKeys {
+			named, ok := strings.CutPrefix(rest, variable(prefix))
+			if !ok {
+				continue
+			}
+			ours = true
+			for _, k := range keys {
+				who, ok := strings.CutSuffix(named, "_"+variable(k))
+				if !ok || who == "" || known {
+					continue
+				}
+				section := prefix + strings.ToLower(who)
+				for _, s := range sorted(sections) { // the file's spelling, when it has that one
+					if variable(s) == variable(section) {
+						section = s
+					}
+				}
+				put(section, k, value)
+				known = true
+			}
+		}
+		for _, s := range settings {
+			ours = ours || strings.HasPrefix(rest, variable(s.section)+"_")
+			if rest == variable(s.section)+"_"+variable(s.key) {
+				put(s.section, s.key, value)
+				known = true
+			}
+		}
+		if ours && !known {
+			return fmt.Errorf("environment: %s names no key of the configuration", name)
+		}
+	}
+	return nil
+}

@@ -74,9 +74,12 @@ const (
 type gateway struct {
 	t    testing.TB
 	url  string
+	dir  string // of its files, config.ini among them
 	cmd  *exec.Cmd
 	done chan error // what Wait returned
 	http *http.Client
+
+	end sync.Once
 
 	mu  sync.Mutex
 	log bytes.Buffer
@@ -86,20 +89,42 @@ type gateway struct {
 // the configuration, each "section.key=value".
 func startGateway(t testing.TB, driver, socket string, settings ...string) *gateway {
 	t.Helper()
+	g := newGateway(t, driver, socket, settings...)
+	g.start()
+	return g
+}
+
+// newGateway is startGateway without the start.
+func newGateway(t testing.TB, driver, socket string, settings ...string) *gateway {
+	t.Helper()
 	bin, err := binary()
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	write := func(name, text string) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
+	g := &gateway{t: t, dir: t.TempDir(), done: make(chan error, 1), http: &http.Client{
+		Transport: &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true},
+		Timeout:   2 * time.Minute,
+	}}
+	g.cmd = exec.Command(bin, "--config", g.configure(driver, socket, settings...))
+	g.cmd.Dir = g.dir
+	return g
+}
+
+// write writes one of the gateway's files.
+func (g *gateway) write(name, text string) string {
+	g.t.Helper()
+	path := filepath.Join(g.dir, name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		g.t.Fatal(err)
 	}
-	passwd := write("passwd", liveUser+":x:4711:4711::/:/bin/sh\n")
-	group := write("group", "libvirt:x:1:"+liveUser+"\nkvm:x:2:"+liveUser+"\n")
+	return path
+}
+
+// configure writes the configuration.
+func (g *gateway) configure(driver, socket string, settings ...string) string {
+	g.t.Helper()
+	passwd := g.write("passwd", liveUser+":x:4711:4711::/:/bin/sh\n")
+	group := g.write("group", "libvirt:x:1:"+liveUser+"\nkvm:x:2:"+liveUser+"\n")
 	sections := map[string][]string{
 		"libvirtd":         {"driver=" + driver, "socket=" + socket},
 		"http_server":      {"auth-key=" + liveKey, "port=0"},
@@ -116,12 +141,12 @@ func startGateway(t testing.TB, driver, socket string, settings ...string) *gate
 	for _, s := range sorted(sections) {
 		fmt.Fprintf(&ini, "[%s]\n%s\n", s, strings.Join(sections[s], "\n"))
 	}
-	g := &gateway{t: t, done: make(chan error, 1), http: &http.Client{
-		Transport: &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true},
-		Timeout:   2 * time.Minute,
-	}}
-	g.cmd = exec.Command(bin, "--config", write("config.ini", ini.String()))
-	g.cmd.Dir = dir
+	return g.write("config.ini", ini.String())
+}
+
+func (g *gateway) start() {
+	t := g.t
+	t.Helper()
 	stderr, err := g.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -141,7 +166,6 @@ func startGateway(t testing.TB, driver, socket string, settings ...string) *gate
 	case <-time.After(20 * time.Second):
 		t.Fatal("virtgate did not start to listen")
 	}
-	return g
 }
 
 // readLog keeps the log and finds the address in it; then it waits for the
@@ -173,7 +197,9 @@ func (g *gateway) logged() string {
 }
 
 // stop ends the program as a service manager does, and demands a clean end.
-func (g *gateway) stop() {
+func (g *gateway) stop() { g.end.Do(g.stopOnce) }
+
+func (g *gateway) stopOnce() {
 	g.http.CloseIdleConnections()
 	g.cmd.Process.Signal(syscall.SIGTERM)
 	select {

@@ -11,20 +11,19 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
-	"os/user"
 	"runtime"
 	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
 
-	"github.com/lmittmann/tint"
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 
 	"virtgate/auth"
 	"virtgate/libvirtrpc"
 	"virtgate/server"
+	"virtgate/server/listen"
 	"virtgate/server/metrics"
 	"virtgate/server/tracing"
 )
@@ -103,29 +102,33 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 	if f.uri != "" {
 		uri = f.uri
 	}
-	listen := cfg.listen()
-	if f.listen != "" {
-		listen = f.listen
-	}
-	host, port, err := net.SplitHostPort(listen)
+	inherited, err := listen.Inherited()
 	if err != nil {
-		return fmt.Errorf("cannot listen on %q: want address:port", listen)
+		return err
 	}
-	ownKey := cfg.noKey()
+	where, err := cfg.places(f.listen, inherited)
+	if err != nil {
+		return err
+	}
+	ownKey := cfg.noKey(where.unix)
 	if ownKey {
 		cfg.HTTP.Key = auth.GenerateKey()
-		if !loopback(host) {
-			fmt.Fprintf(stderr, "virtgate: no key is configured: listening on 127.0.0.1 instead of %s\n", printHost(host))
-			host = "127.0.0.1"
-			listen = net.JoinHostPort(host, port)
+		moved, err := where.onlyHere()
+		if err != nil {
+			return err
+		}
+		if moved != "" {
+			fmt.Fprintf(stderr, "virtgate: no key is configured: listening on 127.0.0.1 instead of %s\n", moved)
 		}
 	}
-	if err := cfg.checkExposed(host); err != nil {
-		return err
+	for _, host := range where.hosts {
+		if err := cfg.checkExposed(host); err != nil {
+			return err
+		}
 	}
 
 	setThreads(cfg.HTTP.Threads)
-	log := newLogger(cfg.Log, stderr)
+	log, level := newLogger(cfg.Log, stderr)
 	dial, remote, err := libvirtrpc.Dialer(uri, cfg.Libvirtd.Socket)
 	if err != nil {
 		return err
@@ -165,21 +168,18 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 		return err
 	}
 	figures.Watch(client)
-	authenticator, err := auth.New(auth.Config{
-		Required:    cfg.HTTP.KeyRequired,
-		Key:         cfg.HTTP.Key,
-		Groups:      cfg.Auth.Groups,
-		GroupFile:   cfg.Auth.GroupFile,
-		PasswdFile:  cfg.Auth.PasswdFile,
-		ServiceKeys: cfg.ServiceKeys,
-		Warn:        func(msg string, err error) { log.Warn(msg, "error", err) },
-	})
+	authenticator, err := auth.New(cfg.auth(where.unix, log))
 	if err != nil {
 		return err
 	}
 
 	if f.check {
-		return check(ctx, dial, client, stdout, file, listen, uri)
+		if cfg.HTTP.TLS.Cert != "" {
+			if _, err := listen.NewTLS(cfg.HTTP.TLS, log); err != nil {
+				return err
+			}
+		}
+		return check(ctx, dial, client, stdout, file, where.String(), uri)
 	}
 
 	// The client outlives the server: requests that are under way need it.
@@ -188,31 +188,12 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 	var g errgroup.Group
 	g.Go(func() error { return client.Run(clientCtx) })
 
-	l, err := net.Listen("tcp", listen)
-	if err != nil {
-		endClient()
-		return errors.Join(fmt.Errorf("cannot listen: %w", err), g.Wait())
-	}
-	if ownKey {
-		announceKey(stdout, cfg.HTTP.Key, l.Addr())
-	}
-	log.Info("listening", "address", l.Addr().String(), "uri", uri, "config", file, "version", versionText())
-	srv := server.New(server.Options{
-		Libvirt:        client,
-		Auth:           authenticator,
-		Log:            log,
-		Version:        versionText(),
-		Metrics:        figures,
-		Traces:         tracer,
-		BodyLimit:      cfg.HTTP.BodyLimit,
-		RequestTimeout: cfg.HTTP.RequestTimeout,
-		Docs:           cfg.HTTP.Docs,
-	})
-	g.Go(func() error {
-		defer endClient()
-		return srv.Serve(ctx, l)
-	})
-	err = g.Wait()
+	err = serve(ctx, &live{
+		file: f.config, env: env, started: cfg, ownKey: ownKey, where: where,
+		log: log, level: level, auth: authenticator, client: client, metrics: figures, traces: tracer,
+	}, stdout, file, uri)
+	endClient()
+	err = errors.Join(err, g.Wait())
 	log.Info("stopped")
 	return err
 }
@@ -269,56 +250,15 @@ func readConfig(file string, env []string) (config, string, error) {
 	return c, "", err
 }
 
-func newLogger(c logConfig, w io.Writer) *slog.Logger {
-	level := slog.LevelInfo
-	switch {
-	case c.Debug:
-		level = slog.LevelDebug
-	case c.Quiet:
-		level = slog.LevelWarn
-	}
-	o := &slog.HandlerOptions{Level: level}
-	switch {
-	case c.Format == "json":
-		return slog.New(slog.NewJSONHandler(w, o))
-	case c.Color && isTerminal(w):
-		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level}))
-	}
-	return slog.New(slog.NewTextHandler(w, o))
-}
-
-// isTerminal tells whether somebody looks: a file is to have no colours.
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
-}
-
-// announceKey prints the key made for this run, the only time that it is shown.
-func announceKey(w io.Writer, key string, addr net.Addr) {
-	name := "root"
-	if u, err := user.Current(); err == nil {
-		name = u.Username
-	}
-	fmt.Fprintf(w, `No key is configured ([http_server] auth-key). For this run only, the key is
-  %s
-and a user in the groups of [auth] may call with it:
-  curl -H "X-Auth-Key: %s" -H "X-Auth-Username: %s" http://%s/libvirt/domains
-`, key, key, name, addr)
-}
-
 // checkTimeout is how long --check waits for the daemon's socket.
 const checkTimeout = 10 * time.Second
 
 // check is --check: it prints what was found, and its error says what is wrong.
-func check(ctx context.Context, dial func(context.Context) (net.Conn, error), c *libvirtrpc.Client, w io.Writer, file, listen, uri string) (err error) {
+func check(ctx context.Context, dial func(context.Context) (net.Conn, error), c *libvirtrpc.Client, w io.Writer, file, address, uri string) (err error) {
 	if file == "" {
 		file = "none, the defaults hold"
 	}
-	fmt.Fprintf(w, "configuration  %s\nlisten         %s\nlibvirt URI    %s\n", file, listen, uri)
+	fmt.Fprintf(w, "configuration  %s\nlisten         %s\nlibvirt URI    %s\n", file, address, uri)
 	// The first error says what is wrong; later ones may be consequences.
 	dialCtx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()

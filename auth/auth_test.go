@@ -136,7 +136,7 @@ func TestMatrix(t *testing.T) {
 					// Every combination gets its own minute: nothing is slowed.
 					now = now.Add(2 * time.Minute)
 					name := fmt.Sprintf("required=%v key=%s service=%s user=%s", required, kn, sn, un)
-					c, err := a.Authenticate(Credentials{k, u, s, "192.0.2.1:1"}, now)
+					c, err := a.Authenticate(Credentials{Key: k, Username: u, ServiceKey: s, Addr: "192.0.2.1:1"}, now)
 					got, expect := reason(t, err), want(required, kn, un, sn)
 					if got != expect {
 						t.Errorf("%s: got %v, want %v", name, got, expect)
@@ -263,14 +263,14 @@ func TestConcurrent(t *testing.T) {
 				if i == 0 && n%20 == 0 {
 					write(t, g, groupText+"# "+strings.Repeat("x", n), time.Hour)
 				}
-				a.Authenticate(Credentials{[]string{mainKey}, []string{"smith"}, nil, fmt.Sprintf("192.0.2.%d", i)}, t0)
+				a.Authenticate(Credentials{Key: []string{mainKey}, Username: []string{"smith"}, Addr: fmt.Sprintf("192.0.2.%d", i)}, t0)
 				a.Authenticate(Credentials{Key: []string{"x"}, Addr: "198.51.100.1"}, t0)
 			}
 		})
 	}
 	wg.Wait()
 	// 1,600 failures, and exactly the limit of them was looked at.
-	if n := len(a.failures.byKey[bucketOf("198.51.100.1")].times); n != defaultFailures {
+	if n := len(a.failures.byKey[bucketOf(Credentials{Addr: "198.51.100.1"})].times); n != defaultFailures {
 		t.Errorf("%d failures counted, want %d", n, defaultFailures)
 	}
 }

@@ -15,7 +15,8 @@ func FuzzMembers(f *testing.F) {
 	f.Add("libvirt:x:1:a,,b ,\nlibvirt:x:2:c\nkvm::1:", "a:x:1:1:::\na:x:0:0:::\n", "b ")
 	f.Add("\x00:\xff:0:\n:\n+:::", "\x00:\xff:0:0::", "\x00")
 	f.Fuzz(func(t *testing.T, groups, users, name string) {
-		s := snapshot{groups: parseGroup(groups), users: parsePasswd(users), wanted: []string{"libvirt", "kvm"}}
+		s := snapshot{groups: parseGroup(groups), wanted: []string{"libvirt", "kvm"}}
+		s.users, s.names = parsePasswd(users)
 		entry := func(name, text string) {
 			if name == "" || strings.ContainsAny(name, ":\n") || strings.ContainsAny(name[:1], "#+-") || !strings.Contains(text, name) {
 				t.Errorf("an entry %q of %q", name, text)
@@ -32,9 +33,16 @@ func FuzzMembers(f *testing.F) {
 		for name := range s.users {
 			entry(name, users)
 		}
+		for uid, name := range s.names {
+			if s.users[name].uid != uid {
+				t.Errorf("uid %d is %q, whose uid is %d", uid, name, s.users[name].uid)
+			}
+		}
 
 		read := func(groups, users string) bool {
-			return (&snapshot{groups: parseGroup(groups), users: parsePasswd(users), wanted: s.wanted}).has(name)
+			s := snapshot{groups: parseGroup(groups), wanted: s.wanted}
+			s.users, s.names = parsePasswd(users)
+			return s.has(name)
 		}
 		is := s.has(name)
 		if is && !strings.Contains(users, name+":") || is && read(groups, "") {

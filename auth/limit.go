@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"sync"
@@ -29,19 +30,27 @@ type failures struct {
 
 	mu    sync.Mutex
 	start time.Time // of the first request; times are kept as distances to it
-	byKey map[netip.Addr]*record
+	byKey map[bucket]*record
+}
+
+// bucket is whose failures are counted together.
+type bucket struct {
+	addr netip.Addr
+	// local: it is a user of this machine, on a unix socket, and has no addr.
+	local bool
+	uid   uint32
 }
 
 // record holds the times of an address's failures, oldest first, at most limit.
 type record struct{ times []time.Duration }
 
 func newFailures(limit, max int) *failures {
-	return &failures{limit: limit, max: max, byKey: map[netip.Addr]*record{}}
+	return &failures{limit: limit, max: max, byKey: map[bucket]*record{}}
 }
 
-// note returns how long addr has to wait if it is blocked. If it is not, and
+// note returns how long b has to wait if it is blocked. If it is not, and
 // the request failed, it counts the failure.
-func (f *failures) note(addr netip.Addr, at time.Time, failed bool) time.Duration {
+func (f *failures) note(b bucket, at time.Time, failed bool) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.start.IsZero() {
@@ -49,7 +58,7 @@ func (f *failures) note(addr netip.Addr, at time.Time, failed bool) time.Duratio
 	}
 	now := at.Sub(f.start)
 
-	r := f.byKey[addr]
+	r := f.byKey[b]
 	if r != nil {
 		r.forget(now)
 		if len(r.times) >= f.limit {
@@ -61,7 +70,7 @@ func (f *failures) note(addr netip.Addr, at time.Time, failed bool) time.Duratio
 	}
 	if !failed {
 		if r != nil && len(r.times) == 0 {
-			delete(f.byKey, addr)
+			delete(f.byKey, b)
 		}
 		return 0
 	}
@@ -70,7 +79,7 @@ func (f *failures) note(addr netip.Addr, at time.Time, failed bool) time.Duratio
 			f.evict(now)
 		}
 		r = &record{}
-		f.byKey[addr] = r
+		f.byKey[b] = r
 	}
 	r.times = append(r.times, now)
 	return 0
@@ -91,18 +100,18 @@ func (r *record) forget(now time.Duration) {
 // the many insertions until the next time.
 func (f *failures) evict(now time.Duration) {
 	type candidate struct {
-		addr  netip.Addr
+		whose bucket
 		count int
 		last  time.Duration
 	}
 	all := make([]candidate, 0, len(f.byKey))
-	for addr, r := range f.byKey {
+	for whose, r := range f.byKey {
 		r.forget(now)
 		if len(r.times) == 0 {
-			delete(f.byKey, addr)
+			delete(f.byKey, whose)
 			continue
 		}
-		all = append(all, candidate{addr, len(r.times), r.times[len(r.times)-1]})
+		all = append(all, candidate{whose, len(r.times), r.times[len(r.times)-1]})
 	}
 	room := max(f.max/10, 1)
 	surplus := len(all) - (f.max - room)
@@ -119,17 +128,29 @@ func (f *failures) evict(now time.Duration) {
 			}
 			return 1
 		}
-		return a.addr.Compare(b.addr)
+		if c := a.whose.addr.Compare(b.whose.addr); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.whose.uid, b.whose.uid)
 	})
 	for _, c := range all[:surplus] {
-		delete(f.byKey, c.addr)
+		delete(f.byKey, c.whose)
 	}
 }
 
-// bucketOf returns the address under which a caller's failures are counted:
-// the IPv4 address, the IPv6 /64 (one host has a whole one to choose from), one
-// for all of loopback, and the zero Addr for what is not an address.
-func bucketOf(s string) netip.Addr {
+// bucketOf returns under what a caller's failures are counted: the uid at the
+// other end of a unix socket, or else the address.
+func bucketOf(c Credentials) bucket {
+	if c.UID != nil {
+		return bucket{local: true, uid: *c.UID}
+	}
+	return bucket{addr: prefixOf(c.Addr)}
+}
+
+// prefixOf returns the address by which callers are told apart: the IPv4
+// address, the IPv6 /64 (one host has a whole one to choose from), one for all
+// of loopback, and the zero Addr for what is not an address.
+func prefixOf(s string) netip.Addr {
 	addr, err := netip.ParseAddr(s)
 	if err != nil {
 		ap, err := netip.ParseAddrPort(s)

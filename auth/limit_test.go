@@ -76,7 +76,7 @@ func TestSlowDown(t *testing.T) {
 // more than the limit of guesses is answered within one.
 func TestNeverMoreThanLimit(t *testing.T) {
 	f := newFailures(5, 10)
-	addr := netip.MustParseAddr("192.0.2.1")
+	addr := bucket{addr: netip.MustParseAddr("192.0.2.1")}
 	var answered []time.Time
 	for i := range 3000 {
 		now := t0.Add(time.Duration(i) * 100 * time.Millisecond)
@@ -96,7 +96,7 @@ func TestNeverMoreThanLimit(t *testing.T) {
 
 func TestRetryAfterIsEnough(t *testing.T) {
 	f := newFailures(3, 10)
-	addr := netip.MustParseAddr("192.0.2.1")
+	addr := bucket{addr: netip.MustParseAddr("192.0.2.1")}
 	for i := range 3 {
 		f.note(addr, t0.Add(time.Duration(i)*777*time.Millisecond), true)
 	}
@@ -112,7 +112,7 @@ func TestRetryAfterIsEnough(t *testing.T) {
 
 func TestClockGoesBack(t *testing.T) {
 	f := newFailures(1, 10)
-	addr := netip.MustParseAddr("192.0.2.1")
+	addr := bucket{addr: netip.MustParseAddr("192.0.2.1")}
 	f.note(addr, t0, true)
 	if w := f.note(addr, t0.Add(-time.Hour), true); w != time.Minute {
 		t.Errorf("wait is %s, want a minute at most", w)
@@ -129,11 +129,11 @@ func TestBucketOf(t *testing.T) {
 		{"192.0.2.2"},
 		{"2001:db8:1:3::1"},
 	}
-	seen := map[netip.Addr]string{}
+	seen := map[bucket]string{}
 	for _, group := range same {
-		want := bucketOf(group[0])
+		want := bucketOf(Credentials{Addr: group[0]})
 		for _, s := range group {
-			if got := bucketOf(s); got != want {
+			if got := bucketOf(Credentials{Addr: s}); got != want {
 				t.Errorf("%q is %v, want %v as %q", s, got, want, group[0])
 			}
 		}
@@ -146,7 +146,7 @@ func TestBucketOf(t *testing.T) {
 
 func TestMemoryIsBounded(t *testing.T) {
 	f := newFailures(3, 100)
-	guesser := netip.MustParseAddr("192.0.2.1")
+	guesser := bucket{addr: netip.MustParseAddr("192.0.2.1")}
 	for range 3 {
 		f.note(guesser, t0, true)
 	}
@@ -155,7 +155,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	}
 	// Two failures each from many addresses do not push the blocked one out.
 	for i := range 5000 {
-		addr := netip.MustParseAddr(fmt.Sprintf("10.0.%d.%d", i/256, i%256))
+		addr := bucket{addr: netip.MustParseAddr(fmt.Sprintf("10.0.%d.%d", i/256, i%256))}
 		now := t0.Add(time.Duration(i) * time.Millisecond)
 		f.note(addr, now, true)
 		f.note(addr, now, true)
@@ -175,7 +175,7 @@ func TestMemoryIsBounded(t *testing.T) {
 
 func TestEvictOldestFirst(t *testing.T) {
 	f := newFailures(30, 10)
-	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}) }
+	addr := func(i int) bucket { return bucket{addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})} }
 	for i := range 11 {
 		f.note(addr(i), t0.Add(time.Duration(i)*time.Second), true)
 	}

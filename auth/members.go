@@ -3,15 +3,13 @@ package auth
 import (
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"time"
+
+	"virtgate/auth/reread"
 )
 
 // maxFile bounds what is read of a group or passwd file, in bytes.
@@ -29,19 +27,12 @@ type members struct {
 
 // snapshot is what one state of the two files says. It does not change.
 type snapshot struct {
-	group, passwd source
+	group, passwd reread.File
 	groups        map[string]group
 	users         map[string]user
+	names         map[uint32]string // of uids
 	wanted        []string
 	said          string // what was warned about
-}
-
-// source is the state of one file when it was read.
-type source struct {
-	info    fs.FileInfo // nil: could not be read
-	settled bool
-	data    string
-	err     error
 }
 
 func newMembers(groups []string, groupPath, passPath string, warn func(string, error)) *members {
@@ -60,31 +51,31 @@ func newMembers(groups []string, groupPath, passPath string, warn func(string, e
 // current looks at both files (one stat each) and returns what they say now.
 func (m *members) current() *snapshot {
 	s := m.now.Load()
-	if s != nil && s.group.fresh(m.groupPath) && s.passwd.fresh(m.passPath) {
+	if s != nil && s.group.Fresh() && s.passwd.Fresh() {
 		return s
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	// Another request may have read them while this one waited.
 	s = m.now.Load()
-	if s != nil && s.group.fresh(m.groupPath) && s.passwd.fresh(m.passPath) {
+	if s != nil && s.group.Fresh() && s.passwd.Fresh() {
 		return s
 	}
 
-	next := &snapshot{group: read(m.groupPath), passwd: read(m.passPath), wanted: m.groups}
-	if s != nil && s.readable() && (exhausted(next.group.err) || exhausted(next.passwd.err)) {
+	next := &snapshot{group: reread.Read(m.groupPath, maxFile), passwd: reread.Read(m.passPath, maxFile), wanted: m.groups}
+	if s != nil && s.readable() && (exhausted(next.group.Err) || exhausted(next.passwd.Err)) {
 		return s // as they were, until there are descriptors again
 	}
 	var problem error
 	msg := ""
 	switch {
-	case next.group.err != nil:
-		msg, problem = "cannot read the group file: nobody is a member", next.group.err
-	case next.passwd.err != nil:
-		msg, problem = "cannot read the passwd file: nobody is a member", next.passwd.err
+	case next.group.Err != nil:
+		msg, problem = "cannot read the group file: nobody is a member", next.group.Err
+	case next.passwd.Err != nil:
+		msg, problem = "cannot read the passwd file: nobody is a member", next.passwd.Err
 	default:
-		next.groups = parseGroup(next.group.data)
-		next.users = parsePasswd(next.passwd.data)
+		next.groups = parseGroup(string(next.group.Data))
+		next.users, next.names = parsePasswd(string(next.passwd.Data))
 		var missing []string
 		for _, g := range m.groups {
 			if _, ok := next.groups[g]; !ok {
@@ -95,7 +86,7 @@ func (m *members) current() *snapshot {
 			msg = fmt.Sprintf("no group %s in %s: only uid 0 is a member", strings.Join(missing, ", "), m.groupPath)
 		}
 	}
-	next.group.data, next.passwd.data = "", "" // parsed: no need to keep them
+	next.group.Data, next.passwd.Data = nil, nil // parsed: no need to keep them
 	next.said = msg
 	if problem != nil {
 		next.said += ": " + problem.Error()
@@ -107,56 +98,12 @@ func (m *members) current() *snapshot {
 	return next
 }
 
-// fresh says whether the file is still the one that was read: same inode, size
-// and time of change. A file that could not be read never is fresh.
-func (s source) fresh(path string) bool {
-	if s.info == nil || !s.settled {
-		return false
-	}
-	info, err := os.Stat(path)
-	return err == nil && os.SameFile(info, s.info) &&
-		info.Size() == s.info.Size() && info.ModTime().Equal(s.info.ModTime())
-}
-
-func (s *snapshot) readable() bool { return s.group.err == nil && s.passwd.err == nil }
+func (s *snapshot) readable() bool { return s.group.Err == nil && s.passwd.Err == nil }
 
 // exhausted says whether a file could not be opened for want of descriptors,
 // which says nothing about the file.
 func exhausted(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
-}
-
-func read(path string) source {
-	fail := func(err error) source { return source{err: err} }
-	info, err := os.Stat(path)
-	if err != nil {
-		return fail(err)
-	}
-	// Opening a FIFO would wait for its writer.
-	if !info.Mode().IsRegular() {
-		return fail(fmt.Errorf("%s is not a regular file", path))
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return fail(err)
-	}
-	defer f.Close()
-	// The state is taken from the open file before it is read: a later change
-	// then shows as a difference.
-	if info, err = f.Stat(); err != nil {
-		return fail(err)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return fail(err)
-	}
-	if len(data) > maxFile {
-		return fail(fmt.Errorf("%s is over %d bytes", path, maxFile))
-	}
-	// A second change within the file system's time grain would leave no trace.
-	// A file changed just now is therefore read again with the next request.
-	age := time.Since(info.ModTime())
-	return source{info: info, settled: age > time.Second || age < -time.Second, data: string(data)}
 }
 
 // has says whether name is a user who is in every group, or has uid 0. A name
@@ -176,6 +123,18 @@ func (s *snapshot) has(name string) bool {
 		}
 	}
 	return true
+}
+
+// overflowUID is what the kernel shows for a uid that the reader's user
+// namespace does not have: it may be anybody's.
+const overflowUID = 65534
+
+// nameOf returns the user with the uid, "" for none.
+func (s *snapshot) nameOf(uid uint32) string {
+	if uid == overflowUID {
+		return ""
+	}
+	return s.names[uid]
 }
 
 type user struct{ uid, gid uint32 }
@@ -209,9 +168,10 @@ func parseGroup(text string) map[string]group {
 	return groups
 }
 
-// parsePasswd reads the form of passwd(5), by the same rules.
-func parsePasswd(text string) map[string]user {
-	users := map[string]user{}
+// parsePasswd reads the form of passwd(5), by the same rules. As in the C
+// library, a uid's name is that of its first line.
+func parsePasswd(text string) (users map[string]user, names map[uint32]string) {
+	users, names = map[string]user{}, map[uint32]string{}
 	for line := range strings.Lines(text) {
 		f := fields(line)
 		// Shell and home may be missing, but a line that ends within the ids
@@ -225,8 +185,11 @@ func parsePasswd(text string) map[string]user {
 			continue
 		}
 		users[f[0]] = user{uid, gid}
+		if _, dup := names[uid]; !dup {
+			names[uid] = f[0]
+		}
 	}
-	return users
+	return users, names
 }
 
 // fields splits a line at its colons; nil for what is no entry.

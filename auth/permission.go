@@ -4,9 +4,12 @@ import "strings"
 
 // Caller is somebody who was let in. The zero Caller may do nothing.
 type Caller struct {
-	// User is the username that was presented, "" if none was. The key proves
-	// that the caller may act; the name is the caller's word.
+	// User is who calls, "" if no name was given. With ProofKey and
+	// ProofServiceKey the key proves that the caller may act, and the name is
+	// the caller's word; the other proofs are of the name.
 	User string
+	// Proof is what the caller was let in by.
+	Proof Proof
 	// KeyName is the name of the service key that was presented, "" if none.
 	KeyName string
 
@@ -14,12 +17,25 @@ type Caller struct {
 	allow []string
 }
 
+// Proof is what a caller was let in by, as logs show it.
+type Proof string
+
+// The proofs. A caller of whom nothing is required has none.
+const (
+	ProofKey         Proof = "key" // the one that all users share
+	ProofUserKey     Proof = "user key"
+	ProofNextUserKey Proof = "next user key"
+	ProofServiceKey  Proof = "service key"
+	ProofCertificate Proof = "certificate"
+	ProofPeer        Proof = "peer" // the uid at the other end of a unix socket
+)
+
 // Anonymous says that the caller gave no name of any kind.
 func (c Caller) Anonymous() bool { return c.User == "" && c.KeyName == "" }
 
 // Allowed says whether the caller has a permission such as "domains:read".
-// Callers without a service key have every one. What is not one permission
-// (a wildcard, or nothing) is not allowed to a service key, also not to "*":
+// Callers without a list of their own have every one. What is not one permission
+// (a wildcard, or nothing) is not allowed to a list, also not to "*":
 // a route that forgot to declare what it needs stays closed.
 func (c Caller) Allowed(permission string) bool {
 	if c.all {

@@ -54,7 +54,7 @@ func call[T any](ctx context.Context, c *Client, o op, fn func(*libvirt.Libvirt)
 func do(ctx context.Context, c *Client, o op, fn func(*libvirt.Libvirt) error) error {
 	limit := c.opts.CallTimeout
 	if o.change {
-		limit = c.opts.ChangeTimeout
+		limit = c.changeLimit()
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

@@ -8,6 +8,7 @@ package libvirtrpc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -83,8 +84,10 @@ type Client struct {
 	osTypes definitions[string]
 	lists   rounds[listKey, []Domain]
 	host    hostCache
-	hosts   rounds[struct{}, *Host]
-	ready   rounds[struct{}, struct{}]
+	// changeTimeout is Options.ChangeTimeout, or what it was changed to.
+	changeTimeout atomic.Int64
+	hosts         rounds[struct{}, *Host]
+	ready         rounds[struct{}, struct{}]
 
 	stats        rounds[time.Duration, *HostStats]
 	descriptions definitions[description]
@@ -100,6 +103,7 @@ func New(o Options) (*Client, error) {
 	}
 	o.setDefaults()
 	c := &Client{opts: &o, gate: newGate()}
+	c.SetChangeTimeout(o.ChangeTimeout)
 	c.stats.join = true
 	c.pool = newPool(&o, c.lifecycleEvent, c.connectionsChanged)
 	return c, nil
@@ -149,6 +153,22 @@ func (c *Client) Answers(ctx context.Context) error {
 		return struct{}{}, c.Ready(context.WithoutCancel(ctx))
 	})
 	return err
+}
+
+// SetChangeTimeout sets the time of one change, for those that come from now on.
+func (c *Client) SetChangeTimeout(d time.Duration) { c.changeTimeout.Store(int64(d)) }
+
+func (c *Client) changeLimit() time.Duration { return time.Duration(c.changeTimeout.Load()) }
+
+// Alive tells whether the pool is still looked after: whether its connections,
+// or the attempts to open them, have had their turn within a time. It says
+// nothing about the daemon.
+func (c *Client) Alive(within time.Duration) error {
+	c.State() // the pool's lock is to be had
+	if idle := c.pool.idle(); idle > within {
+		return fmt.Errorf("nobody has looked after the libvirt connections for %s", idle.Round(time.Second))
+	}
+	return nil
 }
 
 // Load is the state of the pool: open connections, calls in flight, calls

@@ -94,7 +94,7 @@ func (c *Client) Host(ctx context.Context) (*Host, error) {
 		if host != nil {
 			return host, nil
 		}
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.opts.ChangeTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.changeLimit())
 		defer cancel()
 		doc, err := call(ctx, c, op{name: "ConnectGetCapabilities"}, (*libvirt.Libvirt).ConnectGetCapabilities)
 		if err != nil {

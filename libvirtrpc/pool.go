@@ -38,6 +38,8 @@ type pool struct {
 	noEvents atomic.Bool      // the driver has no events
 	noStats  atomic.Bool      // nor stats
 	linger   time.Duration    // lingerFor, but in tests
+	began    time.Time
+	beat     atomic.Int64 // when a place was last looked after, in ns since began
 
 	knocking chan struct{} // held by whose turn it is
 
@@ -52,8 +54,14 @@ type pool struct {
 }
 
 func newPool(o *Options, event func(wire.Frame), onChange func(first bool)) *pool {
-	return &pool{opts: o, event: event, onChange: onChange, linger: lingerFor, knocking: make(chan struct{}, 1), up: make(chan struct{})}
+	return &pool{opts: o, event: event, onChange: onChange, linger: lingerFor, knocking: make(chan struct{}, 1), up: make(chan struct{}), began: time.Now()}
 }
+
+// lookedAfter says that one of the places has just had its turn.
+func (p *pool) lookedAfter() { p.beat.Store(int64(time.Since(p.began))) }
+
+// idle is how long none has.
+func (p *pool) idle() time.Duration { return time.Since(p.began) - time.Duration(p.beat.Load()) }
 
 func (p *pool) onMessage(f wire.Frame) { p.event(f) }
 
@@ -100,6 +108,7 @@ func (p *pool) knock(ctx context.Context, delay *time.Duration) *conn {
 		if done == nil {
 			return nil
 		}
+		p.lookedAfter()
 		c, err := p.open(ctx)
 		if err != nil && ctx.Err() == nil {
 			p.failed(err)
@@ -153,6 +162,7 @@ func (p *pool) awaitEnd(ctx context.Context, c *conn) (retired bool) {
 		case <-c.wire.Done():
 			return false
 		case <-tick.C:
+			p.lookedAfter()
 			p.mu.Lock()
 			full := c.abandoned >= maxAbandoned
 			p.mu.Unlock()

@@ -158,7 +158,7 @@ start_demo() {
 # stop_all ends what was started, by process id, and removes its files.
 stop_all() {
 	status=$?
-	trap - EXIT INT TERM
+	trap - EXIT INT TERM HUP
 	for pid in $started; do
 		kill "$pid" 2>/dev/null || continue
 		until_ok 100 gone "$pid" || kill -9 "$pid" 2>/dev/null || true
@@ -191,3 +191,4 @@ free_port() {
 trap stop_all EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
+trap 'exit 129' HUP # SIGHUP does not end virtgate

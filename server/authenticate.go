@@ -27,18 +27,24 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		r := c.Request()
 		if guarded(r.URL.Path) {
-			caller, err := s.auth.Authenticate(auth.Credentials{
-				Key:        r.Header.Values("X-Auth-Key"),
-				Username:   r.Header.Values("X-Auth-Username"),
-				ServiceKey: serviceKeys(r),
-				Addr:       remoteAddr(r.RemoteAddr),
-			}, time.Now())
+			p := peer(r)
+			shown := presented(r, p)
+			now, _ := c.Get(keySettings).(*Settings)
+			caller, err := now.Auth.Authenticate(shown, time.Now())
+			recordCaller(entryOf(r.Context()), p, shown, caller, err)
 			if err != nil {
 				return s.respond(c, envelope.Failed(authError(err)))
 			}
-			if caller.Anonymous() && led(r) {
+			// A browser shows its certificate for any page, and a proxy on the
+			// socket is somebody for all that it passes on. No browser comes by
+			// a unix socket itself.
+			byItself := caller.Anonymous() || caller.Proof == auth.ProofCertificate || caller.Proof == auth.ProofPeer
+			switch {
+			case caller.Anonymous() && p.UID == nil && led(r):
 				return s.respond(c, envelope.Failed(envelope.New(envelope.NotPermitted,
 					"without credentials, only requests to an address or to localhost, and none from a page of another site")))
+			case byItself && crossOrigin.Check(r) != nil:
+				return s.respond(c, envelope.Failed(envelope.New(envelope.NotPermitted, "a page of another site sent it, and no key came along")))
 			}
 			c.Set(keyCaller, caller)
 		}

@@ -51,13 +51,14 @@ func (s *Server) describe() *openapi.Document {
 		},
 		Servers: []openapi.Server{{URL: "/", Description: "the server that gave you this"}},
 		Tags:    chapters(),
-		// The two together, or the third.
-		Security: []openapi.Credentials{{keyScheme: {}, usernameScheme: {}}, {serviceKeyScheme: {}}},
+		// The first two together, or one of the others.
+		Security: []openapi.Credentials{{keyScheme: {}, usernameScheme: {}}, {serviceKeyScheme: {}}, {certificateScheme: {}}},
 		Components: openapi.Components{
 			SecuritySchemes: openapi.Map[openapi.SecurityScheme]{
-				{Key: keyScheme, Value: openapi.SecurityScheme{Type: "apiKey", In: "header", Name: "X-Auth-Key", Description: "The key of the configuration, together with a username; it may do everything."}},
+				{Key: keyScheme, Value: openapi.SecurityScheme{Type: "apiKey", In: "header", Name: "X-Auth-Key", Description: "The key of the configuration, or the user's own, together with a username. Users may do everything, unless the configuration says less."}},
 				{Key: usernameScheme, Value: openapi.SecurityScheme{Type: "apiKey", In: "header", Name: "X-Auth-Username", Description: "A user who is a member of the groups of the configuration."}},
 				{Key: serviceKeyScheme, Value: openapi.SecurityScheme{Type: "apiKey", In: "header", Name: "X-Auth-User-Service-Key", Description: "A named key with permissions of its own, instead of the two."}},
+				{Key: certificateScheme, Value: openapi.SecurityScheme{Type: "mutualTLS", Description: "A client certificate whose common name is a user, where the server asks for one. On its unix socket, a user is who he is, and needs nothing."}},
 			},
 			Parameters: openapi.Map[*openapi.Parameter]{
 				{Key: packetIDHeader, Value: &openapi.Parameter{Name: packetIDHeader, In: "header", Description: "an id of yours; it comes back on the response", Schema: packetSchema()}},
@@ -112,6 +113,8 @@ const (
 	keyScheme        = "key"
 	usernameScheme   = "username"
 	serviceKeyScheme = "serviceKey"
+
+	certificateScheme = "certificate"
 )
 
 func packetSchema() *openapi.Schema {

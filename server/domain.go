@@ -11,6 +11,7 @@ import (
 
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
+	"virtgate/server/audit"
 	"virtgate/server/openapi"
 )
 
@@ -253,6 +254,12 @@ func (r *domainXMLReq) needs() []string {
 	return []string{"domains:read"}
 }
 
+func (r *domainXMLReq) record(e *audit.Entry) {
+	if r.flags&libvirtrpc.XMLSecure != 0 {
+		e.Actions = []string{"read_secure"}
+	}
+}
+
 func domainXMLSchema() *openapi.Schema {
 	return openapi.Text().Named("DomainXML", "Domain XML, as libvirt has it.")
 }
@@ -262,6 +269,7 @@ func (s *Server) domainXML(ctx context.Context, r domainXMLReq) (*envelope.Respo
 	if err != nil {
 		return nil, err
 	}
+	recordObject(ctx, 0, "", uuid)
 	doc, err := s.libvirt.DomainXML(ctx, uuid, r.flags)
 	if err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
 	"virtgate/libvirtrpc/domainxml"
+	"virtgate/server/audit"
 	"virtgate/server/openapi"
 )
 
@@ -111,6 +112,23 @@ func decodeNewDomain(raw json.RawMessage) (newDomain, error) {
 	return d, envelope.New(envelope.BadRequest, "a domain is a string of XML or an object")
 }
 
+func (r *createDomainsReq) record(e *audit.Entry) {
+	e.Actions = []string{"define"}
+	switch {
+	case r.transient:
+		e.Actions = []string{"create"}
+	case r.start:
+		e.Actions = []string{"define", "start"}
+	}
+	for _, item := range r.items {
+		o := audit.Object{Kind: "domain", Name: item.name}
+		if item.uuid != nil {
+			o.UUID = item.uuid.String()
+		}
+		e.Objects = append(e.Objects, o)
+	}
+}
+
 // badXML is the error for a description that cannot become a domain.
 func badXML(why string) error {
 	e := envelope.New(envelope.CreateFailed, why)
@@ -159,6 +177,7 @@ func (s *Server) createDomains(ctx context.Context, r createDomainsReq) (*envelo
 			res.Errors = append(res.Errors, e)
 			continue
 		}
+		recordObject(ctx, i, d.Name, d.UUID)
 		fields := known
 		if now, err := s.libvirt.GetDomain(ctx, libvirtrpc.ByUUID(d.UUID), all.costs()); err == nil {
 			d, fields = now, all

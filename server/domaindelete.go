@@ -8,6 +8,7 @@ import (
 
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
+	"virtgate/server/audit"
 )
 
 type deleteDomainReq struct {
@@ -58,6 +59,13 @@ func (r *deleteDomainReq) decode(in *request) (err error) {
 	return err
 }
 
+func (r *deleteDomainReq) record(e *audit.Entry) {
+	e.Actions = []string{"delete"}
+	if r.destroy {
+		e.Actions = []string{"destroy", "delete"}
+	}
+}
+
 // deleteDomain removes a definition. An active domain is stopped first, but
 // only when the request says so.
 func (s *Server) deleteDomain(ctx context.Context, r deleteDomainReq) (*envelope.Response, error) {
@@ -70,6 +78,7 @@ func (s *Server) deleteDomain(ctx context.Context, r deleteDomainReq) (*envelope
 	if !d.Active() {
 		d.Persistent = true // what was off is defined, whatever it became since
 	}
+	recordObject(ctx, 0, d.Name, d.UUID)
 	if d.Active() && !r.destroy {
 		e := envelope.New(envelope.AlreadyActive, "")
 		e.Message += "; options=destroy stops it first"

@@ -10,6 +10,7 @@ import (
 
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
+	"virtgate/server/audit"
 	"virtgate/server/openapi"
 )
 
@@ -92,6 +93,15 @@ func (r *patchDomainReq) needs() []string {
 		}
 	}
 	return out
+}
+
+func (r *patchDomainReq) record(e *audit.Entry) {
+	if r.remove.given {
+		r.remove.record(e)
+	}
+	for _, a := range r.actions {
+		e.Actions = append(e.Actions, a.message.Action)
+	}
 }
 
 func (r *patchDomainReq) body() openapi.Media {
@@ -282,6 +292,7 @@ func (s *Server) patchDomain(ctx context.Context, r patchDomainReq) (*envelope.R
 	if err != nil {
 		return nil, err
 	}
+	recordObject(ctx, 0, found.Name, found.UUID)
 	res := &envelope.Response{}
 	succeeded := make([]bool, len(r.actions))
 	for i, a := range r.actions {

@@ -102,13 +102,16 @@ func authError(err error) *envelope.Error {
 		return envelope.New(envelope.Internal, "")
 	}
 	e := envelope.New(map[auth.Reason]envelope.Code{
-		auth.BadKey:        envelope.BadKey,
-		auth.MissingUser:   envelope.BadUsername,
-		auth.NotMember:     envelope.BadUsername,
-		auth.BadServiceKey: envelope.BadServiceKey,
-		auth.TooMany:       envelope.TooManyRequests,
+		auth.BadKey:         envelope.BadKey,
+		auth.MissingUser:    envelope.BadUsername,
+		auth.NotMember:      envelope.BadUsername,
+		auth.BadCertificate: envelope.BadUsername,
+		auth.OtherUser:      envelope.BadUsername,
+		auth.BadServiceKey:  envelope.BadServiceKey,
+		auth.TooMany:        envelope.TooManyRequests,
 	}[ae.Reason], "")
-	if ae.Reason == auth.NotMember {
+	switch ae.Reason {
+	case auth.NotMember, auth.BadCertificate, auth.OtherUser:
 		e.Status = http.StatusForbidden
 	}
 	e.RetryAfter = ae.RetryAfter

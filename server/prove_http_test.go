@@ -20,7 +20,7 @@ import (
 )
 
 // listen serves on a loopback address until the test ends.
-func listen(t testing.TB, s *Server) (addr string) {
+func listening(t testing.TB, s *Server) (addr string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -102,7 +102,7 @@ func answers(in *bufio.Reader, n int) (string, error) {
 // follows a request of unclear length is taken for another one.
 func TestProveRequestShapes(t *testing.T) {
 	s, _ := onDaemon(t, func(o *Options, _ *auth.Config) { o.BodyLimit, o.RequestTimeout = 64<<10, 30*time.Second })
-	addr := listen(t, s)
+	addr := listening(t, s)
 	settled := func(what string, ok func() bool) {
 		for deadline := time.Now().Add(15 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(deadline) {

@@ -16,6 +16,7 @@ import (
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
 	"virtgate/libvirtrpc/domainxml"
+	"virtgate/server/audit"
 	"virtgate/server/openapi"
 )
 
@@ -25,6 +26,8 @@ type request struct {
 	key    *key   // how the path names an object, in paths that do
 	id     string // the identifier, decoded
 	http   *http.Request
+	entry  *audit.Entry // its line in the audit log, nil without one
+	audit  *audit.Log
 }
 
 // ref is the object that the path names.

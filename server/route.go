@@ -123,12 +123,16 @@ func adapt[Req any, P interface {
 		if err := P(&req).decode(r); err != nil {
 			return failed(err)
 		}
+		r.record(&req)
 		if n, ok := any(&req).(needer); ok {
 			for _, p := range n.needs() {
 				if !r.caller.Allowed(p) {
 					return failed(envelope.New(envelope.NotPermitted, "it lacks "+p))
 				}
 			}
+		}
+		if err := r.begin(); err != nil {
+			return failed(err)
 		}
 		res, err := do(ctx, req)
 		if err != nil {

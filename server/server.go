@@ -5,11 +5,8 @@ package server
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"runtime/debug"
@@ -17,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -24,6 +22,7 @@ import (
 	"virtgate/auth"
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
+	"virtgate/server/audit"
 	"virtgate/server/metrics"
 	"virtgate/server/tracing"
 )
@@ -36,26 +35,38 @@ type Options struct {
 	Version string           // of this program
 	Metrics *metrics.Metrics // default: of its own
 	Traces  *tracing.Tracer  // nil: none
+	Audit   *audit.Log       // nil: none
 
 	BodyLimit      int64         // bytes of a request body
 	RequestTimeout time.Duration // of a whole request
 	Docs           bool          // there is a page for people
 }
 
+// Settings are what can change while a Server runs. They do not change
+// themselves: a request keeps those that it came with.
+type Settings struct {
+	Auth           *auth.Authenticator
+	BodyLimit      int64
+	RequestTimeout time.Duration
+}
+
 // Server answers HTTP requests.
 type Server struct {
-	opts    Options
-	libvirt *libvirtrpc.Client
-	auth    *auth.Authenticator
-	log     *slog.Logger
-	echo    *echo.Echo
-	table   []route
+	opts     Options
+	settings atomic.Pointer[Settings]
+	libvirt  *libvirtrpc.Client
+	log      *slog.Logger
+	echo     *echo.Echo
+	table    []route
 	// domainList is the newest list of domains as it was sent.
 	domainList shared[domain]
 	// creating is held by who creates a domain.
 	creating turn
 	// description is Description, made once: it never changes.
 	description func() (Description, error)
+
+	headerTimeout time.Duration // tests have less patience
+	probing       atomic.Bool   // see Alive
 }
 
 // turn lets one in at a time.
@@ -75,7 +86,8 @@ func New(o Options) *Server {
 	if o.Metrics == nil {
 		o.Metrics = metrics.New(o.Version)
 	}
-	s := &Server{opts: o, libvirt: o.Libvirt, auth: o.Auth, log: o.Log, echo: echo.New(), creating: make(turn, 1)}
+	s := &Server{opts: o, libvirt: o.Libvirt, log: o.Log, echo: echo.New(), creating: make(turn, 1), headerTimeout: headerTimeout}
+	s.Use(Settings{o.Auth, o.BodyLimit, o.RequestTimeout})
 	s.table = s.routes()
 	s.description = sync.OnceValues(s.Description)
 	s.echo.HTTPErrorHandler = s.notRouted
@@ -105,6 +117,9 @@ func New(o Options) *Server {
 	return s
 }
 
+// Use makes requests that come from now on go by other settings.
+func (s *Server) Use(now Settings) { s.settings.Store(&now) }
+
 // ServeHTTP makes Server an http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.echo.ServeHTTP(w, r) }
 
@@ -113,6 +128,8 @@ const (
 	keyCaller = "caller"
 	keyRoute  = "route"
 	keyError  = "error"
+	// keySettings are the Settings that the request came with.
+	keySettings = "settings"
 )
 
 // observe is the outermost layer: it numbers the request, gives the packet id
@@ -130,14 +147,18 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		if packetOK && packet != "" {
 			header.Set("X-Packet-ID", packet)
 		}
+		now := s.settings.Load()
+		c.Set(keySettings, now)
 		method := knownMethod(req.Method)
 		ctx, span := s.opts.Traces.Request(req, method, remoteAddr(req.RemoteAddr))
-		ctx, cancel := context.WithTimeout(ctx, s.opts.RequestTimeout)
+		ctx, cancel := context.WithTimeout(ctx, now.RequestTimeout)
 		defer cancel()
 		ctx, calls := libvirtrpc.CountCalls(ctx)
 		req = req.WithContext(ctx)
-		req.Body = http.MaxBytesReader(c.Response(), req.Body, s.opts.BodyLimit)
+		req.Body = http.MaxBytesReader(c.Response(), req.Body, now.BodyLimit)
+		entry, req := s.newEntry(req, start, id, packet)
 		c.SetRequest(req)
+		setDeadlines(c.Response(), start, now.RequestTimeout)
 
 		defer func() {
 			if p := recover(); p != nil {
@@ -146,18 +167,21 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 					err = s.respond(c, failed(envelope.New(envelope.Internal, "")))
 				}
 			}
+			took := time.Since(start)
+			s.recordEnd(entry, c.Response().Status, took)
 			caller, _ := c.Get(keyCaller).(auth.Caller)
 			route, _ := c.Get(keyRoute).(string)
 			attrs := []slog.Attr{
 				slog.String("request_id", id),
 				slog.String("packet_id", packet),
 				slog.String("user", caller.User),
+				slog.String("proof", string(caller.Proof)),
 				slog.String("key", caller.KeyName),
 				slog.String("remote", remoteAddr(req.RemoteAddr)),
 				slog.String("method", req.Method[:min(len(req.Method), maxMethod)]),
 				slog.String("route", route),
 				slog.Int("status", c.Response().Status),
-				slog.Duration("duration", time.Since(start)),
+				slog.Duration("duration", took),
 				slog.Int64("libvirt_calls", calls.Load()),
 			}
 			if e, ok := c.Get(keyError).(*envelope.Error); ok {
@@ -169,9 +193,9 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 			if id := span.TraceID(); id != "" {
 				attrs = append(attrs, slog.String("trace_id", id))
 			}
-			s.opts.Metrics.Request(method, route, c.Response().Status, time.Since(start))
+			s.opts.Metrics.Request(method, route, c.Response().Status, took)
 			span.End(route, c.Response().Status)
-			s.log.LogAttrs(ctx, slog.LevelInfo, "request", attrs...)
+			s.log.LogAttrs(ctx, accessLevel(ctx), "request", attrs...)
 		}()
 		if !packetOK {
 			c.Set(keyError, badPacketID)
@@ -183,77 +207,36 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// maxMethod is how much of a method is logged: it may be as long as a header.
-const maxMethod = 16
-
-var badPacketID = envelope.New(envelope.BadRequest, "X-Packet-ID is printable ASCII, once, at most 256 characters")
-
-const maxPacketID = 256 // characters
-
-// packetID is the client's own number for the request, and whether it can be
-// given back.
-func packetID(values []string) (string, bool) {
-	if len(values) == 0 {
-		return "", true
-	}
-	v := values[0]
-	if len(values) > 1 || len(v) > maxPacketID {
-		return "", false
-	}
-	for i := 0; i < len(v); i++ {
-		if v[i] < 0x20 || v[i] > 0x7e {
-			return "", false
-		}
-	}
-	return v, true
-}
-
-// knownMethod is the method if HTTP knows it, else _OTHER, as OpenTelemetry has
-// it: for what must not hold whatever clients make up.
-func knownMethod(m string) string {
-	switch m {
-	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
-		http.MethodConnect, http.MethodOptions, http.MethodTrace:
-		return m
-	}
-	return "_OTHER"
-}
-
-func newRequestID() string {
-	var b [8]byte
-	rand.Read(b[:])
-	return hex.EncodeToString(b[:])
-}
-
-func remoteAddr(addr string) string {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return addr
-	}
-	return host
-}
-
-// standing are the headers that every response has.
+// standing are the headers that every response has. The last four are for
+// browsers: an answer of ours is not to be guessed at, shown as a page, or read
+// by pages from elsewhere. Strict-Transport-Security is not among them: it would
+// bind every port of the host name.
 var standing = [][2]string{
 	{"Content-Type", "application/json; charset=utf-8"},
 	{"Cache-Control", "no-store"},
 	{"X-Content-Type-Options", "nosniff"},
+	{"Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"},
+	{"Cross-Origin-Resource-Policy", "same-origin"},
+	{"Referrer-Policy", "no-referrer"},
 }
 
 // serve is the adapter between Echo and a route.
 func (s *Server) serve(rt route) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		c.Set(keyRoute, rt.path)
-		req := &request{key: rt.key, http: c.Request()}
+		now, _ := c.Get(keySettings).(*Settings)
+		req := &request{key: rt.key, http: c.Request(), entry: entryOf(c.Request().Context()), audit: s.opts.Audit}
 		req.caller, _ = c.Get(keyCaller).(auth.Caller)
+		var err error
+		req.id, err = pathParam(c, "identifier")
+		recordRoute(req.entry, rt, req.id)
 		if !rt.public() && !rt.permitted(req.caller) {
 			return s.respond(c, envelope.Failed(envelope.New(envelope.NotPermitted, "it lacks "+strings.Join(rt.permissions, " or "))))
 		}
-		if c.Request().ContentLength > s.opts.BodyLimit {
-			return s.respond(c, failed(tooLarge(s.opts.BodyLimit)))
+		if c.Request().ContentLength > now.BodyLimit {
+			return s.respond(c, failed(tooLarge(now.BodyLimit)))
 		}
-		var err error
-		if req.id, err = pathParam(c, "identifier"); err != nil {
+		if err != nil {
 			return s.respond(c, failed(envelope.New(envelope.BadURL, "the path cannot be decoded")))
 		}
 		if rt.write != nil {
@@ -306,6 +289,7 @@ func acceptsGzip(h http.Header) bool {
 func (s *Server) respond(c echo.Context, res *envelope.Response) error {
 	if len(res.Errors) > 0 {
 		c.Set(keyError, res.Errors[0])
+		recordErrors(entryOf(c.Request().Context()), res.Errors)
 	}
 	w, header := c.Response(), c.Response().Header()
 	if last(c, res) {
@@ -395,7 +379,7 @@ func (s *Server) readyz(ctx context.Context, _ *request) *envelope.Response {
 func (s *Server) finish(ctx context.Context) (context.Context, context.CancelFunc) {
 	deadline, ok := ctx.Deadline()
 	if !ok {
-		deadline = time.Now().Add(s.opts.RequestTimeout)
+		deadline = time.Now().Add(s.settings.Load().RequestTimeout)
 	}
 	return context.WithDeadline(context.WithoutCancel(ctx), deadline)
 }

@@ -87,6 +87,38 @@ func TestMethods(t *testing.T) {
 	}
 }
 
+// Every response tells browsers the same, whatever it answers.
+func TestSafeHeaders(t *testing.T) {
+	s := open(t)
+	for _, path := range []string{"/livez", "/nothing", "/libvirt/domains?colour=1", "/libvirt/nothing"} {
+		w, _ := body(t, s, "GET", path)
+		for name, want := range map[string]string{
+			"Cache-Control":                "no-store",
+			"X-Content-Type-Options":       "nosniff",
+			"Content-Security-Policy":      "default-src 'none'; frame-ancestors 'none'",
+			"Cross-Origin-Resource-Policy": "same-origin",
+			"Referrer-Policy":              "no-referrer",
+		} {
+			if got := w.Header().Get(name); got != want {
+				t.Errorf("%s: %s is %q", path, name, got)
+			}
+		}
+		if w.Header().Get("Server") != "" {
+			t.Errorf("%s: Server", path)
+		}
+	}
+	// No page of another origin may send keys, or read.
+	w, _ := body(t, s, "OPTIONS", "/libvirt/domains", "Origin", "http://other.example", "Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "x-auth-key")
+	for name := range w.Header() {
+		if strings.HasPrefix(name, "Access-Control-") {
+			t.Errorf("a preflight gets %s", name)
+		}
+	}
+	if w.Code != 405 {
+		t.Errorf("a preflight: %d", w.Code)
+	}
+}
+
 // Who guesses is slowed down, and nobody else is.
 func TestTooManyFailures(t *testing.T) {
 	a, err := auth.New(auth.Config{Required: true, Key: "right"})

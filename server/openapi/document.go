@@ -124,11 +124,11 @@ type Components struct {
 	named map[string]*Schema // what Schemas was made of
 }
 
-// SecurityScheme is a kind of credential, one header.
+// SecurityScheme is a kind of credential. Name and In are of one that is a header.
 type SecurityScheme struct {
 	Type        string `json:"type"`
-	Name        string `json:"name"`
-	In          string `json:"in"`
+	Name        string `json:"name,omitempty"`
+	In          string `json:"in,omitempty"`
 	Description string `json:"description"`
 }
 
