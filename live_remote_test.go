@@ -72,7 +72,7 @@ func TestLiveTransports(t *testing.T) {
 func (g *gateway) sockets(t *testing.T) int {
 	t.Helper()
 	g.http.CloseIdleConnections()
-	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", g.cmd.Process.Pid))
+	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", g.pid))
 	if err != nil {
 		t.Fatal(err)
 	}

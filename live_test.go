@@ -1,20 +1,16 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -61,160 +57,6 @@ func TestMain(m *testing.M) {
 		os.RemoveAll(filepath.Dir(path))
 	}
 	os.Exit(code)
-}
-
-// The credentials of every gateway that a test starts.
-const (
-	liveKey  = "a key for tests"
-	liveUser = "smith"
-	readKey  = "a service key for tests"
-)
-
-// gateway is a running virtgate.
-type gateway struct {
-	t    testing.TB
-	url  string
-	dir  string // of its files, config.ini among them
-	cmd  *exec.Cmd
-	done chan error // what Wait returned
-	http *http.Client
-
-	end sync.Once
-
-	mu  sync.Mutex
-	log bytes.Buffer
-}
-
-// startGateway starts the binary on a daemon's socket. settings are lines of
-// the configuration, each "section.key=value".
-func startGateway(t testing.TB, driver, socket string, settings ...string) *gateway {
-	t.Helper()
-	g := newGateway(t, driver, socket, settings...)
-	g.start()
-	return g
-}
-
-// newGateway is startGateway without the start.
-func newGateway(t testing.TB, driver, socket string, settings ...string) *gateway {
-	t.Helper()
-	bin, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	g := &gateway{t: t, dir: t.TempDir(), done: make(chan error, 1), http: &http.Client{
-		Transport: &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true},
-		Timeout:   2 * time.Minute,
-	}}
-	g.cmd = exec.Command(bin, "--config", g.configure(driver, socket, settings...))
-	g.cmd.Dir = g.dir
-	return g
-}
-
-// write writes one of the gateway's files.
-func (g *gateway) write(name, text string) string {
-	g.t.Helper()
-	path := filepath.Join(g.dir, name)
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		g.t.Fatal(err)
-	}
-	return path
-}
-
-// configure writes the configuration.
-func (g *gateway) configure(driver, socket string, settings ...string) string {
-	g.t.Helper()
-	passwd := g.write("passwd", liveUser+":x:4711:4711::/:/bin/sh\n")
-	group := g.write("group", "libvirt:x:1:"+liveUser+"\nkvm:x:2:"+liveUser+"\n")
-	sections := map[string][]string{
-		"libvirtd":         {"driver=" + driver, "socket=" + socket},
-		"http_server":      {"auth-key=" + liveKey, "port=0"},
-		"auth":             {"group_file=" + group, "passwd_file=" + passwd},
-		"service_key.read": {"key=" + readKey, "allow=domains:read"},
-		"wrapperd":         {"format=json"},
-	}
-	for _, s := range settings {
-		name, _, _ := strings.Cut(s, "=")
-		i := strings.LastIndexByte(name, '.')
-		sections[s[:i]] = append(sections[s[:i]], s[i+1:])
-	}
-	var ini strings.Builder
-	for _, s := range sorted(sections) {
-		fmt.Fprintf(&ini, "[%s]\n%s\n", s, strings.Join(sections[s], "\n"))
-	}
-	return g.write("config.ini", ini.String())
-}
-
-func (g *gateway) start() {
-	t := g.t
-	t.Helper()
-	stderr, err := g.cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := g.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	address := make(chan string, 1)
-	go g.readLog(stderr, address)
-	t.Cleanup(g.stop)
-	select {
-	case a, ok := <-address:
-		if !ok {
-			t.Fatalf("virtgate ended at its start:\n%s", g.logged())
-		}
-		g.url = "http://" + a
-	case <-time.After(20 * time.Second):
-		t.Fatal("virtgate did not start to listen")
-	}
-}
-
-// readLog keeps the log and finds the address in it; then it waits for the
-// program's end.
-func (g *gateway) readLog(r io.Reader, address chan<- string) {
-	in := bufio.NewScanner(r)
-	in.Buffer(nil, 1<<20)
-	found := false
-	for in.Scan() {
-		g.mu.Lock()
-		g.log.Write(append(in.Bytes(), '\n'))
-		g.mu.Unlock()
-		var line struct{ Address string }
-		if !found && json.Unmarshal(in.Bytes(), &line) == nil && line.Address != "" {
-			address <- line.Address
-			found = true
-		}
-	}
-	if !found {
-		close(address)
-	}
-	g.done <- g.cmd.Wait()
-}
-
-func (g *gateway) logged() string {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.log.String()
-}
-
-// stop ends the program as a service manager does, and demands a clean end.
-func (g *gateway) stop() { g.end.Do(g.stopOnce) }
-
-func (g *gateway) stopOnce() {
-	g.http.CloseIdleConnections()
-	g.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case err := <-g.done:
-		if err != nil {
-			g.t.Errorf("virtgate ended with %v:\n%s", err, tail(g.logged(), 40000))
-		}
-	case <-time.After(40 * time.Second):
-		g.cmd.Process.Kill()
-		<-g.done
-		g.t.Errorf("virtgate did not end within 40 s of SIGTERM")
-	}
-	if strings.Contains(g.logged(), liveKey) || strings.Contains(g.logged(), readKey) {
-		g.t.Error("a key is in the log")
-	}
 }
 
 func tail(s string, n int) string {
@@ -364,14 +206,4 @@ func eventually(t testing.TB, what string, limit time.Duration, ok func() bool) 
 		}
 		time.Sleep(20 * time.Millisecond) // the pause between two looks
 	}
-}
-
-// socketAnswers tells whether a daemon listens.
-func socketAnswers(path string) bool {
-	c, err := net.Dial("unix", path)
-	if err != nil {
-		return false
-	}
-	c.Close()
-	return true
 }

@@ -89,7 +89,7 @@ func p99(sorted []time.Duration) time.Duration {
 // KiB, or "files", its open descriptors.
 func (g *gateway) ofProcess(t testing.TB, what string) int {
 	t.Helper()
-	dir := fmt.Sprintf("/proc/%d/", g.cmd.Process.Pid)
+	dir := fmt.Sprintf("/proc/%d/", g.pid)
 	if what == "files" {
 		files, err := os.ReadDir(dir + "fd")
 		if err != nil {
@@ -258,7 +258,7 @@ func TestProveNoDescriptors(t *testing.T) {
 	limit := func(n int) {
 		t.Helper()
 		// The hard limit stays, so that it can be raised again.
-		if out, err := exec.Command("prlimit", "--pid", strconv.Itoa(g.cmd.Process.Pid), fmt.Sprintf("--nofile=%d:", n)).CombinedOutput(); err != nil {
+		if out, err := exec.Command("prlimit", "--pid", strconv.Itoa(g.pid), fmt.Sprintf("--nofile=%d:", n)).CombinedOutput(); err != nil {
 			t.Fatalf("prlimit: %v %s", err, out)
 		}
 	}
@@ -273,7 +273,7 @@ func TestProveNoDescriptors(t *testing.T) {
 		io.WriteString(c, "GET /libvirt/no HTTP/1.1\r\n"+known)
 	}
 	// The group file changes, and cannot be opened.
-	if err := os.Chtimes(filepath.Join(g.cmd.Dir, "group"), time.Time{}, time.Now()); err != nil {
+	if err := os.Chtimes(filepath.Join(g.dir, "group"), time.Time{}, time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	served := 0

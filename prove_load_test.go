@@ -129,7 +129,7 @@ func loaded(t *testing.T) *gateway {
 // rss is the program's resident memory in KiB; most is the most that it ever was.
 func (g *gateway) rss(t *testing.T) (now, most int) {
 	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", g.cmd.Process.Pid))
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", g.pid))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func (g *gateway) rss(t *testing.T) (now, most int) {
 // fds is how many descriptors the program has open.
 func (g *gateway) fds(t *testing.T) int {
 	t.Helper()
-	all, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", g.cmd.Process.Pid))
+	all, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", g.pid))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -80,28 +80,8 @@ start_daemon() {
 	END
 	if [ "$2" = qemu ]; then
 		# Every program replaces the one before: the process becomes libvirtd.
-		# shellcheck disable=SC2016 # the inner shell expands it
-		unshare --mount --propagation private sh -euc '
-			dir=$1
-			for d in /run/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt; do
-				mkdir -p $d
-				mount -t tmpfs tmpfs $d
-			done
-			# Empty: the machine has domains there that start by themselves.
-			mount -t tmpfs tmpfs /etc/libvirt
-			mkdir /etc/libvirt/qemu
-			cat >/etc/libvirt/qemu.conf <<-END
-				user = "root"
-				group = "root"
-				security_driver = "none"
-				cgroup_controllers = []
-				namespaces = []
-				dynamic_ownership = 0
-			END
-			# Without it no guest starts.
-			virtlogd --daemon --pid-file "$dir/virtlogd.pid"
-			exec libvirtd --config "$dir/libvirtd.conf" --pid-file "$dir/libvirtd.pid"
-		' sh "$dir" >"$dir/out" 2>&1 &
+		unshare --mount --propagation private "$root/scripts/private-qemu" "$dir" \
+			libvirtd --config "$dir/libvirtd.conf" --pid-file "$dir/libvirtd.pid" >"$dir/out" 2>&1 &
 	else
 		# The daemon of a user who is not root keeps its state in the user's
 		# directories, and needs nothing of the drivers that it does not use.

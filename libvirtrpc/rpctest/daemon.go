@@ -153,7 +153,7 @@ func (d *Daemon) serve(c *daemonConn) {
 	}()
 	in := bufio.NewReader(c)
 	for {
-		f, err := readFrame(in)
+		f, err := ReadFrame(in)
 		if err != nil {
 			return
 		}

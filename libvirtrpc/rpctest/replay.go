@@ -97,7 +97,7 @@ func (r *Replayer) Close() {
 func (r *Replayer) serve(c net.Conn) {
 	in := bufio.NewReader(c)
 	for {
-		f, err := readFrame(in)
+		f, err := ReadFrame(in)
 		if err != nil {
 			return
 		}
@@ -172,8 +172,8 @@ func (r *Replayer) failLocked(err error) bool {
 	return true
 }
 
-// readFrame reads one frame of a client.
-func readFrame(in *bufio.Reader) (wire.Frame, error) {
+// ReadFrame reads one frame.
+func ReadFrame(in *bufio.Reader) (wire.Frame, error) {
 	head, err := in.Peek(4)
 	if err != nil {
 		return wire.Frame{}, err
