@@ -116,6 +116,84 @@ format=JSON
 	}
 }
 
+// What the source server's example had: every key, most of them empty.
+const sourceConfig = "\xef\xbb\xbf; libvirt-web\r\n" + `
+[libvirtd] ; where libvirt is
+driver = "qemu"
+transport =
+username =
+hostname =
+port =
+path = system
+extras =
+
+[http_server]
+  address = '0.0.0.0'
+  port = 8081	; the port
+  threads = 4   # of them
+  auth-key-required = true
+  auth-key = "k ; # =x"
+  doc_root = /var/www/html
+
+[wrapperd]
+color = yes
+quiet: no
+DEBUG = Off
+`
+
+func TestSourceConfig(t *testing.T) {
+	got, err := parseConfig(strings.NewReader(sourceConfig), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := defaultConfig()
+	want.Libvirtd.Path = "system"
+	want.HTTP.Address, want.HTTP.Threads, want.HTTP.Key = "0.0.0.0", 4, "k ; # =x"
+	want.Log.Color = true
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if uri := got.Libvirtd.URI(); uri != "qemu:///system" {
+		t.Errorf("URI %s", uri)
+	}
+}
+
+// Quotes and comments around a value, which a key must survive as it was meant.
+func TestConfigValues(t *testing.T) {
+	for in, want := range map[string]string{
+		`abc`: "abc", `  abc  `: "abc", `"abc"`: "abc", `'abc'`: "abc", `"abc" ; x`: "abc", `'a' # "b"`: "a",
+		`abc ; x`: "abc", "abc\t# x": "abc", `abc;x#y`: "abc;x#y", `"a ; b"`: "a ; b", `'a # b'`: "a # b", `"a;b" ;"c"`: "a;b",
+		`; x`: "", `# x`: "", `"" ; x`: "", ``: "", `"abc`: `"abc`, `abc"`: `abc"`, `'it''s'`: `'it''s'`, `"a" "b"`: `"a" "b"`, `"a"b;c`: `"a"b;c`,
+		`a = b`: "a = b", `=abc`: "=abc", `a:b`: "a:b", `abc\`: `abc\`, `$HOME`: "$HOME", `ü`: "ü",
+	} {
+		c, err := parseConfig(strings.NewReader("[http_server]\nauth-key="+in+"\nport=81\n"), nil)
+		if err != nil || c.HTTP.Key != want || c.HTTP.Port != 81 {
+			t.Errorf("auth-key=%s: %q, port %d, %v, want %q", in, c.HTTP.Key, c.HTTP.Port, err, want)
+		}
+	}
+}
+
+// The environment has no dots and dashes: a service of the file is found by
+// what its name becomes there.
+func TestServiceKeyFromEnvironment(t *testing.T) {
+	c, err := parseConfig(strings.NewReader("[service_key.my-app]\nkey=old\nallow=domains:read\n"), []string{
+		"VIRTGATE_SERVICE_KEY_MY_APP_KEY=new", "VIRTGATE_SERVICE_KEY_OTHER_ONE_KEY=x", "VIRTGATE_SERVICE_KEY_OTHER_ONE_ALLOW=*"})
+	want := []auth.ServiceKey{{Name: "my-app", Key: "new", Allow: []string{"domains:read"}}, {Name: "other_one", Key: "x", Allow: []string{"*"}}}
+	if diff := cmp.Diff(want, c.ServiceKeys); err != nil || diff != "" {
+		t.Errorf("%v\n%s", err, diff)
+	}
+}
+
+// A log that nobody looks at has no colours.
+func TestColor(t *testing.T) {
+	var b bytes.Buffer
+	log, _ := newLogger(logConfig{Color: true, Format: "text"}, &b)
+	log.Info("x")
+	if !strings.Contains(b.String(), "msg=x") {
+		t.Errorf("%q", b.String())
+	}
+}
+
 // Every mistake stops the start, with section, key and value, but never with a
 // key's value.
 func TestParseConfigRefuses(t *testing.T) {

@@ -44,7 +44,7 @@ func readINI(r io.Reader) (map[string]map[string]string, error) {
 		}
 		out[section] = map[string]string{}
 		for k, v := range m {
-			out[section][k] = fmt.Sprint(v)
+			out[section][k] = iniValue(fmt.Sprint(v))
 		}
 	}
 	return out, nil
@@ -68,8 +68,11 @@ func badLine(text []byte) int {
 func parseINI(text []byte) (*viper.Viper, error) {
 	reg := viper.NewCodecRegistry()
 	err := reg.RegisterCodec("ini", ini.Codec{KeyDelimiter: delimiter, LoadOptions: ini.LoadOptions{
-		SpaceBeforeInlineComment: true, // a key may hold # and ;
-		IgnoreContinuation:       true,
+		// Quotes and comments are iniValue's: the library cuts a comment off
+		// before it looks for quotes, and takes one alone for a value.
+		IgnoreInlineComment:     true,
+		PreserveSurroundedQuote: true,
+		IgnoreContinuation:      true,
 	}})
 	if err != nil {
 		return nil, err
@@ -77,6 +80,26 @@ func parseINI(text []byte) (*viper.Viper, error) {
 	v := viper.NewWithOptions(viper.KeyDelimiter(delimiter), viper.WithCodecRegistry(reg))
 	v.SetConfigType("ini")
 	return v, v.ReadConfig(bytes.NewReader(text))
+}
+
+// iniValue is a value without the quotes around it and the comment behind it. A
+// comment begins with ; or # at the value's begin or after a space: a key may
+// hold both.
+func iniValue(v string) string {
+	comment := func(s string) bool { return s != "" && (s[0] == ';' || s[0] == '#') }
+	v = strings.TrimSpace(v)
+	if v != "" && (v[0] == '"' || v[0] == '\'') {
+		inner, rest, ok := strings.Cut(v[1:], v[:1])
+		if after := strings.TrimLeft(rest, " \t"); ok && (after == "" || after != rest && comment(after)) {
+			return inner
+		}
+	}
+	for i := range v {
+		if comment(v[i:]) && (i == 0 || v[i-1] == ' ' || v[i-1] == '\t') {
+			return strings.TrimSpace(v[:i])
+		}
+	}
+	return v
 }
 
 // namedKeys are the keys of the sections that have a name in theirs. One that
@@ -111,10 +134,18 @@ func overlay(sections map[string]map[string]string, env []string) error {
 			}
 			ours = true
 			for _, k := range keys {
-				if who, ok := strings.CutSuffix(named, "_"+variable(k)); ok && who != "" && !known {
-					put(prefix+strings.ToLower(who), k, value)
-					known = true
+				who, ok := strings.CutSuffix(named, "_"+variable(k))
+				if !ok || who == "" || known {
+					continue
 				}
+				section := prefix + strings.ToLower(who)
+				for _, s := range sorted(sections) { // the file's spelling, when it has that one
+					if variable(s) == variable(prefix)+who {
+						section = s
+					}
+				}
+				put(section, k, value)
+				known = true
 			}
 		}
 		for _, s := range settings {

@@ -3,6 +3,7 @@ module virtgate
 go 1.26.8
 
 require (
+	github.com/anishathalye/porcupine v1.3.1
 	github.com/chromedp/cdproto v0.159.0
 	github.com/chromedp/chromedp v0.23.0
 	github.com/coreos/go-systemd/v22 v22.7.0
@@ -30,6 +31,7 @@ require (
 	golang.org/x/tools v0.52.0
 	google.golang.org/protobuf v1.36.12
 	libvirt.org/go/libvirtxml v1.12002.0
+	pgregory.net/rapid v1.3.0
 )
 
 require (

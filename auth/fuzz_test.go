@@ -11,7 +11,7 @@ import (
 func FuzzMembers(f *testing.F) {
 	f.Add(groupText, passwdText, "smith")
 	f.Add("libvirt:x:7:\r\nkvm:x:7:", "a:x:1:7:::", "a")
-	f.Add("+\n-a\n#libvirt:x:1:a\nlibvirt:x:-1:a\nkvm:x:4294967296:a", "a:x:+0:0::", "a")
+	f.Add("+x:x:1:a\n-a\n#libvirt:x:1:a\nlibvirt:x:-1:a\nkvm:x:4294967296:a", "a:x:+0:0::", "a")
 	f.Add("libvirt:x:1:a,,b ,\nlibvirt:x:2:c\nkvm::1:", "a:x:1:1:::\na:x:0:0:::\n", "b ")
 	f.Add("\x00:\xff:0:\n:\n+:::", "\x00:\xff:0:0::", "\x00")
 	f.Fuzz(func(t *testing.T, groups, users, name string) {

@@ -39,6 +39,19 @@ func counted(ctx context.Context) {
 
 // call makes one libvirt call and ends with ctx at the latest.
 func call[T any](ctx context.Context, c *Client, o op, fn func(*libvirt.Libvirt) (T, error)) (T, error) {
+	var v, zero T // v may be written after an error, when nobody reads it
+	err := do(ctx, c, o, func(lv *libvirt.Libvirt) (err error) {
+		v, err = fn(lv)
+		return err
+	})
+	if err != nil {
+		return zero, err
+	}
+	return v, nil
+}
+
+// do is call for what returns nothing but an error.
+func do(ctx context.Context, c *Client, o op, fn func(*libvirt.Libvirt) error) error {
 	limit := c.opts.CallTimeout
 	if o.change {
 		limit = c.changeLimit()
@@ -46,35 +59,28 @@ func call[T any](ctx context.Context, c *Client, o op, fn func(*libvirt.Libvirt)
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 
-	v, err := attempt(ctx, c, o, fn)
+	err := attempt(ctx, c, o, fn)
 	if KindOf(err) == Lost && !o.change && ctx.Err() == nil {
-		v, err = attempt(ctx, c, o, fn)
+		err = attempt(ctx, c, o, fn)
 	}
-	return v, err
-}
-
-// do is call for what returns nothing but an error.
-func do(ctx context.Context, c *Client, o op, fn func(*libvirt.Libvirt) error) error {
-	_, err := call(ctx, c, o, func(lv *libvirt.Libvirt) (struct{}, error) { return struct{}{}, fn(lv) })
 	return err
 }
 
 // attempt makes the call once.
-func attempt[T any](ctx context.Context, c *Client, o op, fn func(*libvirt.Libvirt) (T, error)) (T, error) {
+func attempt(ctx context.Context, c *Client, o op, fn func(*libvirt.Libvirt) error) error {
 	if c.opts.Observe == nil {
 		return send(ctx, c, o, fn, nil)
 	}
 	w := Call{Procedure: o.name, Domain: o.domain, Start: time.Now()}
-	v, err := send(ctx, c, o, fn, &w.Sent)
+	err := send(ctx, c, o, fn, &w.Sent)
 	w.end(ctx, err)
 	c.opts.Observe(ctx, w)
-	return v, err
+	return err
 }
 
 // send waits for the call's turn, sets sent, if somebody wants to know, and waits
 // for the answer.
-func send[T any](ctx context.Context, c *Client, o op, fn func(*libvirt.Libvirt) (T, error), sent *time.Time) (T, error) {
-	var zero T
+func send(ctx context.Context, c *Client, o op, fn func(*libvirt.Libvirt) error, sent *time.Time) error {
 	var pass *gatePass
 	var err error
 	switch {
@@ -84,12 +90,12 @@ func send[T any](ctx context.Context, c *Client, o op, fn func(*libvirt.Libvirt)
 		pass, err = o.enter(c.gate, ctx)
 	}
 	if err != nil {
-		return zero, err
+		return err
 	}
 	cn, err := c.pool.acquire(ctx)
 	if err != nil {
 		pass.leave(true)
-		return zero, err
+		return err
 	}
 	counted(ctx)
 	if sent != nil {
@@ -99,19 +105,15 @@ func send[T any](ctx context.Context, c *Client, o op, fn func(*libvirt.Libvirt)
 		c.pool.gated(cn)
 	}
 
-	type answer struct {
-		v   T
-		err error
-	}
-	answered := make(chan answer, 1)
+	answered := make(chan error, 1)
 	// state: 0 waited for, 1 abandoned, 2 ended. Whoever comes first decides
 	// what the place on the connection is given back as.
 	var state atomic.Int32
 	c.calls.Add(1)
 	go func() { // owned by Client.Run: it ends with the answer or the connection
 		defer c.calls.Done()
-		v, err := fn(cn.lv)
-		answered <- answer{v, err}
+		err := fn(cn.lv)
+		answered <- err
 		late := !state.CompareAndSwap(0, 2)
 		c.pool.release(cn, late, pass != nil)
 		pass.leave(!died(err))
@@ -124,13 +126,13 @@ func send[T any](ctx context.Context, c *Client, o op, fn func(*libvirt.Libvirt)
 	}
 
 	select {
-	case a := <-answered:
-		return finish(a.v, a.err, o)
+	case err := <-answered:
+		return finish(err, o)
 	case <-ctx.Done():
 	}
 	select {
-	case a := <-answered: // at the same moment
-		return finish(a.v, a.err, o)
+	case err := <-answered: // at the same moment
+		return finish(err, o)
 	default:
 	}
 	if errors.Is(ctx.Err(), context.Canceled) {
@@ -141,23 +143,22 @@ func send[T any](ctx context.Context, c *Client, o op, fn func(*libvirt.Libvirt)
 	} else {
 		abandon()
 	}
-	return zero, noAnswer(ctx, o.name, o.change)
+	return noAnswer(ctx, o.name, o.change)
 }
 
-// finish turns the answer of the library into the method's.
-func finish[T any](v T, err error, o op) (T, error) {
+// finish turns what the library returned into the method's error.
+func finish(err error, o op) error {
 	if err == nil {
-		return v, nil
+		return nil
 	}
-	var zero T
 	e := libvirtError(err)
 	if e.Kind == Lost && o.change {
 		if errors.Is(err, syscall.EINVAL) {
 			// go-libvirt found the connection dead before it wrote anything.
-			return zero, &Error{Kind: Unavailable, Message: "connection to the libvirt daemon lost; nothing was sent"}
+			return &Error{Kind: Unavailable, Message: "connection to the libvirt daemon lost; nothing was sent"}
 		}
 		e.OutcomeUnknown = true
 		e.Message = "connection to the libvirt daemon lost during " + o.name + "; it was sent once and its outcome is unknown"
 	}
-	return zero, e
+	return e
 }

@@ -2,6 +2,7 @@ package libvirtrpc
 
 import (
 	"context"
+	"errors"
 
 	"github.com/digitalocean/go-libvirt"
 )
@@ -150,9 +151,15 @@ func (c *Client) Define(ctx context.Context, doc string, validate bool) (Domain,
 	if validate {
 		flags = libvirt.DomainDefineValidate
 	}
-	return c.create(ctx, "DomainDefineXMLFlags", func(lv *libvirt.Libvirt) (libvirt.Domain, error) {
+	d, err := c.create(ctx, "DomainDefineXMLFlags", func(lv *libvirt.Libvirt) (libvirt.Domain, error) {
 		return lv.DomainDefineXMLFlags(doc, flags)
 	})
+	// libvirt finds many mistakes in a document to be internal errors ("missing
+	// domain type attribute"), and reading it is what this call does.
+	if e := (*Error)(nil); errors.As(err, &e) && e.Code == int(libvirt.ErrInternalError) {
+		e.Kind = Invalid
+	}
+	return d, err
 }
 
 // CreateTransient starts a domain that is forgotten when it stops

@@ -112,7 +112,7 @@ func (c *Client) listDomains(ctx context.Context, q ListQuery) ([]Domain, error)
 	case q.Fields&FieldInfo != 0:
 		part(func() error { return c.listInfo(ctx, q, ds, index, gone) })
 	case q.Fields&FieldState != 0:
-		part(func() error { return c.listStates(ctx, q, ds, index, gone) })
+		part(func() error { return c.listStates(ctx, ds, index, gone) })
 	}
 	if q.Fields&FieldOSType != 0 {
 		part(func() error { return c.listOSTypes(ctx, ds, goneToo) })
@@ -147,7 +147,9 @@ func (c *Client) setParts(ctx context.Context, q ListQuery, ds []Domain, index m
 			*field(&ds[i]) = !listed
 		}
 		part(func() error {
-			some, err := c.list(ctx, q.flags()|flag)
+			// Without the query's own filters: a domain that they fit a moment
+			// ago and do not now would be taken for one without the flag.
+			some, err := c.list(ctx, flag)
 			for _, d := range some {
 				if i, ok := index[UUID(d.UUID)]; ok {
 					*field(&ds[i]) = listed
@@ -271,7 +273,7 @@ func integer(v any) (uint64, bool) {
 // listStates fills in the state alone, from filtered lists: of the active
 // domains who runs and who is paused, of the inactive ones who is not simply
 // shut off. Whoever is left is asked.
-func (c *Client) listStates(ctx context.Context, q ListQuery, ds []Domain, index map[UUID]int, gone []bool) error {
+func (c *Client) listStates(ctx context.Context, ds []Domain, index map[UUID]int, gone []bool) error {
 	for i := range ds {
 		if !ds[i].Active() {
 			ds[i].State = Shutoff
@@ -287,9 +289,8 @@ func (c *Client) listStates(ctx context.Context, q ListQuery, ds []Domain, index
 		{libvirt.ConnectListDomainsInactive | libvirt.ConnectListDomainsOther, NoState},
 	}
 	found := make([][]libvirt.Domain, len(lists))
-	q.States = 0 // the lists have their own
 	err := each(len(lists), c.opts.Pipeline, func(i int) (err error) {
-		found[i], err = c.list(ctx, q.flags()|lists[i].flags)
+		found[i], err = c.list(ctx, lists[i].flags)
 		return err
 	})
 	if err != nil {

@@ -16,7 +16,8 @@ type Kind int
 
 const (
 	Failed      Kind = iota // libvirt said no for a reason that has no kind of its own
-	NotFound                // no such object
+	NotFound                // no such domain
+	Missing                 // something else that is needed is not there: a network, a volume
 	Exists                  // an object with that name or UUID is there already
 	Invalid                 // an argument or a document that libvirt does not accept
 	Conflict                // not possible in the object's present state
@@ -29,7 +30,7 @@ const (
 	Busy                    // the queue of waiting calls is full; nothing was sent
 )
 
-var kindNames = [...]string{"failed", "not_found", "exists", "invalid", "conflict", "denied", "unsupported", "timed_out", "no_answer", "lost", "unavailable", "busy"}
+var kindNames = [...]string{"failed", "not_found", "missing", "exists", "invalid", "conflict", "denied", "unsupported", "timed_out", "no_answer", "lost", "unavailable", "busy"}
 
 // String is the kind as one word.
 func (k Kind) String() string { return kindNames[k] }
@@ -72,6 +73,7 @@ var errorKinds = map[libvirt.ErrorNumber]Kind{
 	libvirt.ErrInvalidDomain:          Invalid,
 	libvirt.ErrOsType:                 Invalid,
 	libvirt.ErrUnknownHost:            Invalid,
+	libvirt.ErrOverflow:               Invalid,
 	libvirt.ErrOperationDenied:        Denied,
 	libvirt.ErrAuthFailed:             Denied,
 	libvirt.ErrAuthUnavailable:        Denied,
@@ -84,14 +86,14 @@ var errorKinds = map[libvirt.ErrorNumber]Kind{
 	libvirt.ErrAgentUnresponsive:      TimedOut,
 	libvirt.ErrOperationAborted:       Failed,
 	libvirt.ErrNoDomain:               NotFound,
-	libvirt.ErrNoNetwork:              NotFound,
-	libvirt.ErrNoStoragePool:          NotFound,
-	libvirt.ErrNoStorageVol:           NotFound,
-	libvirt.ErrNoNodeDevice:           NotFound,
-	libvirt.ErrNoSecret:               NotFound,
-	libvirt.ErrNoDomainSnapshot:       NotFound,
-	libvirt.ErrNoDomainCheckpoint:     NotFound,
-	libvirt.ErrNoDomainMetadata:       NotFound,
+	libvirt.ErrNoNetwork:              Missing,
+	libvirt.ErrNoStoragePool:          Missing,
+	libvirt.ErrNoStorageVol:           Missing,
+	libvirt.ErrNoNodeDevice:           Missing,
+	libvirt.ErrNoSecret:               Missing,
+	libvirt.ErrNoDomainSnapshot:       Missing,
+	libvirt.ErrNoDomainCheckpoint:     Missing,
+	libvirt.ErrNoDomainMetadata:       Missing,
 	libvirt.ErrNoServer:               Unavailable,
 	libvirt.ErrSnapshotRevertRisky:    Conflict,
 	libvirt.ErrMigrateUnsafe:          Conflict,

@@ -17,7 +17,7 @@ func FuzzDialer(f *testing.F) {
 	f.Add("qemu+tls", "root", "[::1]:16514", "/system", "pkipath=/x&no_verify=1", "")
 	f.Add("qemu+ssh", "", "h:22", "/session", "keyfile=/k&known_hosts=/h&name=qemu:///session", "")
 	f.Add("qemu+pigeon", "a", "h:port", "%zz", "%zz", "")
-	f.Add("xen+unix", "", "h", "", "", "")
+	f.Add("xen+unix", "a", "h", "", "", "")
 	f.Fuzz(func(t *testing.T, scheme, user, host, path, query, socket string) {
 		const secret = "7f3ac19e"
 		uri := scheme + "://"

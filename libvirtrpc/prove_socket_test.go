@@ -68,7 +68,7 @@ func deaf(t *testing.T, path string) {
 // the daemon has come is served.
 func TestProveSocket(t *testing.T) {
 	// A call waits longer than the longest pause between two attempts.
-	const outage, attempt = 2 * time.Second, 200 * time.Millisecond
+	const outage, attempt = 2 * time.Second, 500 * time.Millisecond
 	t.Attr("case", "libvirtd's socket: gone, left behind, no socket, its queue full, nobody accepts, silent, closing at once")
 	t.Attr("promised", fmt.Sprintf("a call ends after %s and nothing was sent; the first one after the daemon has come is served", outage))
 	cases := []struct {

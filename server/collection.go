@@ -12,7 +12,7 @@ import (
 
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
-	"virtgate/openapi"
+	"virtgate/server/openapi"
 )
 
 // collection is what lists and details of one kind of object have in common: it
@@ -100,12 +100,12 @@ func (c *collection[T]) schema() *openapi.Schema {
 	return s
 }
 
-// createdSchema is an object that was just made: all keys of a list, and
-// created.
+// createdSchema is an object that was just made: created, and all keys of a list
+// or, when it cannot be read back, those that name it.
 func (c *collection[T]) createdSchema() *openapi.Schema {
-	s := openapi.Object(nil, append(c.names(false), "created")...).Named("Created"+c.object, "What was created.")
+	s := openapi.Object(nil, "name", "uuid", "created").Named("Created"+c.object, "What was created. When it cannot be read back, name and uuid only.")
 	for _, p := range c.schema().Properties {
-		if slices.Contains(s.Required, p.Key) {
+		if slices.Contains(c.names(false), p.Key) {
 			s.Properties.Set(p.Key, p.Value)
 		}
 	}

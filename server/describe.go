@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"virtgate/envelope"
-	"virtgate/openapi"
+	"virtgate/server/openapi"
 )
 
 // The description of the API in OpenAPI 3.1. It is made of the route table and

@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"virtgate/envelope"
-	"virtgate/openapi"
+	"virtgate/server/openapi"
 )
 
 // successSchema is the envelope of a success.

@@ -12,7 +12,7 @@ import (
 	"virtgate/audit"
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
-	"virtgate/openapi"
+	"virtgate/server/openapi"
 )
 
 // statusNames are the states by libvirt's number, as the API spells them.

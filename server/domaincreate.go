@@ -11,7 +11,7 @@ import (
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
 	"virtgate/libvirtrpc/domainxml"
-	"virtgate/openapi"
+	"virtgate/server/openapi"
 )
 
 type createDomainsReq struct {
@@ -165,7 +165,8 @@ func (s *Server) createDomains(ctx context.Context, r createDomainsReq) (*envelo
 	ctx, cancel := s.finish(ctx)
 	defer cancel()
 	res := &envelope.Response{Created: true}
-	sel := domains.all()
+	all := domains.all()
+	known, _ := domains.selected([]string{"name", "uuid"}, false)
 	for i, item := range r.items {
 		d, err := s.createDomain(ctx, r, item)
 		if err != nil {
@@ -177,7 +178,14 @@ func (s *Server) createDomains(ctx context.Context, r createDomainsReq) (*envelo
 			continue
 		}
 		recordObject(ctx, i, d.Name, d.UUID)
-		b := sel.appendJSON(nil, &d)
+		fields := known
+		if now, err := s.libvirt.GetDomain(ctx, libvirtrpc.ByUUID(d.UUID), all.costs()); err == nil {
+			d, fields = now, all
+		} else {
+			// An error would say that nothing was made.
+			res.Messages = append(res.Messages, printable(d.Name)+" was created; what became of it could not be found out")
+		}
+		b := fields.appendJSON(nil, &d)
 		b = append(b[:len(b)-1], `,"created":true}`...)
 		res.Results = append(res.Results, b)
 	}
@@ -229,7 +237,7 @@ func (s *Server) createDomain(ctx context.Context, r createDomainsReq, item newD
 			return d, s.undoDefine(ctx, d, err)
 		}
 	}
-	return s.libvirt.GetDomain(ctx, libvirtrpc.ByUUID(d.UUID), domains.all().costs())
+	return d, nil
 }
 
 // mustNotExist refuses a name or UUID that is taken: a definition is never
@@ -250,23 +258,32 @@ func (s *Server) mustNotExist(ctx context.Context, item newDomain) error {
 	return nil
 }
 
-// undoDefine takes a definition back whose start failed, and says so.
+// undoDefine takes a definition back whose start failed, and says so. Nil: it
+// did not fail after all, somebody else was faster.
 func (s *Server) undoDefine(ctx context.Context, d domain, cause error) error {
 	e := libvirtError(cause, envelope.StartFailed)
+	e.Message = strings.TrimSuffix(e.Message, ".") // the reference's code 42 has one
 	var lv *libvirtrpc.Error
 	if errors.As(cause, &lv) && lv.OutcomeUnknown {
 		e.Message += "; the definition was kept, because the domain may be running"
 		return e
+	}
+	if now, err := s.libvirt.Lookup(ctx, libvirtrpc.ByUUID(d.UUID)); err == nil && now.Active() {
+		return nil // without its definition it would be gone with its next stop
 	}
 	err := s.libvirt.Undefine(ctx, d.UUID, 0)
 	if libvirtrpc.KindOf(err) == libvirtrpc.Conflict {
 		// It has an NVRAM file, which may have been there before.
 		err = s.libvirt.Undefine(ctx, d.UUID, libvirtrpc.UndefineKeepNVRAM)
 	}
-	if err != nil {
+	switch {
+	case err == nil, libvirtrpc.KindOf(err) == libvirtrpc.NotFound:
+		e.Message += "; the definition was removed again"
+	case errors.As(err, &lv) && lv.OutcomeUnknown:
+		e.Message += "; removing the definition was sent once and its outcome is unknown"
+		e.RetryAfter = 0
+	default:
 		e.Message += "; the definition is still there: removing it failed too"
-		return e
 	}
-	e.Message += "; the definition was removed again"
 	return e
 }

@@ -76,6 +76,9 @@ func (s *Server) deleteDomain(ctx context.Context, r deleteDomainReq) (*envelope
 		return nil, err
 	}
 	recordObject(ctx, 0, d.Name, d.UUID)
+	if !d.Active() {
+		d.Persistent = true // what was off is defined, whatever it became since
+	}
 	if d.Active() && !r.destroy {
 		e := envelope.New(envelope.AlreadyActive, "")
 		e.Message += "; options=destroy stops it first"
@@ -92,18 +95,28 @@ func (s *Server) deleteDomain(ctx context.Context, r deleteDomainReq) (*envelope
 		}
 	}
 	if d.Active() {
-		if err := s.libvirt.Destroy(ctx, d.UUID, false); err != nil {
-			// It may have stopped by itself meanwhile, which is what was wanted.
-			now, lerr := s.libvirt.Lookup(ctx, libvirtrpc.ByUUID(d.UUID))
-			gone := libvirtrpc.KindOf(lerr) == libvirtrpc.NotFound
-			if !gone && (lerr != nil || now.Active()) {
-				return nil, libvirtError(err, envelope.DestroyFailed)
-			}
+		if e := s.stop(ctx, d.UUID); e != nil {
+			return nil, e
 		}
 	}
 	if d.Persistent {
 		if err := s.libvirt.Undefine(ctx, d.UUID, r.flags); err != nil {
-			return nil, s.deleteError(ctx, d.UUID, r, err)
+			e := s.deleteError(ctx, d.UUID, r, err)
+			if d.Active() {
+				e.Message += "; the domain was stopped"
+			}
+			return nil, e
+		}
+		// One that was started meanwhile lost its definition and lives on.
+		if now, err := s.libvirt.Lookup(ctx, libvirtrpc.ByUUID(d.UUID)); err == nil && now.Active() {
+			e := envelope.New(envelope.AlreadyActive, "")
+			if r.destroy {
+				e = s.stop(ctx, d.UUID)
+			}
+			if e != nil {
+				e.Message += "; it was started meanwhile and runs on, without a definition"
+				return nil, e
+			}
 		}
 	}
 	return &envelope.Response{Results: []json.RawMessage{envelope.Raw(deleted{true, d.UUID.String(), d.Name})}}, nil
@@ -116,8 +129,22 @@ type deleted struct {
 	Name    string `json:"name" about:"of what was removed"`
 }
 
+// stop destroys a domain. One that stopped by itself meanwhile is what was
+// wanted.
+func (s *Server) stop(ctx context.Context, u libvirtrpc.UUID) *envelope.Error {
+	err := s.libvirt.Destroy(ctx, u, false)
+	if err == nil {
+		return nil
+	}
+	now, lerr := s.libvirt.Lookup(ctx, libvirtrpc.ByUUID(u))
+	if libvirtrpc.KindOf(lerr) == libvirtrpc.NotFound || lerr == nil && !now.Active() {
+		return nil
+	}
+	return libvirtError(err, envelope.DestroyFailed)
+}
+
 // deleteError names the option that libvirt refused for want of.
-func (s *Server) deleteError(ctx context.Context, u libvirtrpc.UUID, r deleteDomainReq, err error) error {
+func (s *Server) deleteError(ctx context.Context, u libvirtrpc.UUID, r deleteDomainReq, err error) *envelope.Error {
 	e := libvirtError(err, envelope.DeleteFailed)
 	switch libvirtrpc.KindOf(err) {
 	case libvirtrpc.Failed, libvirtrpc.Conflict, libvirtrpc.Invalid:

@@ -11,7 +11,7 @@ import (
 	"virtgate/audit"
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
-	"virtgate/openapi"
+	"virtgate/server/openapi"
 )
 
 // action is one thing to do to a domain, decoded and checked.

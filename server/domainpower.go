@@ -10,7 +10,7 @@ import (
 
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
-	"virtgate/openapi"
+	"virtgate/server/openapi"
 )
 
 // power is one request of power_mgt.

@@ -20,6 +20,7 @@ const retryAfter = 2 * time.Second
 var kindStatus = map[libvirtrpc.Kind]int{
 	libvirtrpc.Failed:      http.StatusBadGateway,
 	libvirtrpc.NotFound:    http.StatusNotFound,
+	libvirtrpc.Missing:     http.StatusNotFound,
 	libvirtrpc.Exists:      http.StatusConflict,
 	libvirtrpc.Invalid:     http.StatusBadRequest,
 	libvirtrpc.Conflict:    http.StatusConflict,

@@ -9,7 +9,7 @@ import (
 	"strconv"
 	"strings"
 
-	"virtgate/openapi"
+	"virtgate/server/openapi"
 )
 
 var memoryText = regexp.MustCompile(`^([0-9]{1,20}) ?([A-Za-z]*)$`)

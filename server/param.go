@@ -11,7 +11,7 @@ import (
 
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
-	"virtgate/openapi"
+	"virtgate/server/openapi"
 )
 
 // param is one query parameter, bound to where its value goes. A request type
@@ -59,6 +59,9 @@ func (q query) read(params []param) error {
 			err = errors.New("has no value")
 		case !utf8.ValidString(v[0]):
 			err = errors.New("is not UTF-8")
+		case slices.Contains(split(v[0]), ""):
+			// An empty word is in every name: "search=a," would find everything.
+			err = errors.New("has an empty value")
 		case strings.Count(v[0], ",") >= maxValues:
 			err = fmt.Errorf("at most %d values", maxValues)
 		default:

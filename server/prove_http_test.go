@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -102,6 +103,27 @@ func answers(in *bufio.Reader, n int) (string, error) {
 func TestProveRequestShapes(t *testing.T) {
 	s, _ := onDaemon(t, func(o *Options, _ *auth.Config) { o.BodyLimit, o.RequestTimeout = 64<<10, 30*time.Second })
 	addr := listening(t, s)
+	settled := func(what string, ok func() bool) {
+		for deadline := time.Now().Add(15 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Errorf("not within 15 s: %s (%d goroutines)", what, runtime.NumGoroutine())
+				return
+			}
+		}
+	}
+	settled("the connections to libvirt", func() bool {
+		open, _, _ := s.libvirt.Load()
+		return open == 4
+	})
+	settled("the listener", func() bool {
+		res, err := http.Get("http://" + addr + "/livez")
+		if err == nil {
+			res.Body.Close()
+		}
+		return err == nil
+	})
+	http.DefaultClient.CloseIdleConnections()
+	goroutines := runtime.NumGoroutine()
 	const (
 		who   = "Host: a\r\nX-Auth-Key: " + testKey + "\r\nX-Auth-Username: " + testUser + "\r\n"
 		get   = "GET /libvirt/domains?fields=name HTTP/1.1\r\n" + who
@@ -226,9 +248,10 @@ func TestProveRequestShapes(t *testing.T) {
 			})
 		}
 	})
+	settled(fmt.Sprintf("%d goroutines, as before", goroutines), func() bool { return runtime.NumGoroutine() <= goroutines })
 	if !t.Failed() {
 		t.Attr("case", "requests cut short, ambiguous, pipelined, too large, or no HTTP")
-		t.Attr("promised", "each gets its answers in their order, in the envelope; what follows an ambiguous one is no request")
+		t.Attr("promised", "each gets its answers in their order, in the envelope; what follows an ambiguous one is no request; no goroutine stays")
 		t.Attr("measured", fmt.Sprintf("all of %d shapes", len(shapes)))
 	}
 }

@@ -75,7 +75,7 @@ func TestProveInputRefused(t *testing.T) {
 	// JSON.
 	deep := func(n int) string { return strings.Repeat("[", n) + strings.Repeat("]", n) }
 	for _, body := range []string{
-		"", " ", "{", "[", `{"a"`, `{"a":}`, "nul", "'a'", `"\x"`, "\"\x00\"", "\"\xff\"", "\"\xed\xa0\x80\"", "\xef\xbb\xbf{}", `{}{}`, `[],`, "// a\n{}",
+		"", " ", "{", "[", `{"a"`, `{"a":}`, "nul", "'a'", `"\x"`, "\"\x00\"", "\"\xff\"", "\"\xed\xa0\x80\"", "\xef\xbb\xbf{}", "\xff\xfe{\x00}\x00", "\xfe\xff\x00{\x00}", "{\x00}\x00", `{}{}`, `[],`, "// a\n{}",
 		"{\x00}", `{"memory":1,"memory":1}`, `{"memory":1,"MEMORY":1}`, `[{"autostart":true,"autoſtart":false}]`, deep(17), deep(100_000),
 		strings.Repeat(`{"a":`, 100_000), `{"` + strings.Repeat("a", 100_000),
 	} {

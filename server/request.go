@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"reflect"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -16,7 +17,7 @@ import (
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
 	"virtgate/libvirtrpc/domainxml"
-	"virtgate/openapi"
+	"virtgate/server/openapi"
 )
 
 // request is what a decoder sees of an HTTP request.
@@ -38,7 +39,7 @@ func (r *request) ref() (libvirtrpc.Ref, error) {
 	return ref, nil
 }
 
-// maxName is the most bytes that a domain's name has, by the reference.
+// maxName is the most characters that a domain's name has, by the reference.
 const maxName = 253
 
 func nameSchema() *openapi.Schema {
@@ -50,8 +51,8 @@ func checkName(name string) error {
 	switch {
 	case name == "":
 		return errors.New("a name is not empty")
-	case len(name) > maxName:
-		return fmt.Errorf("a name has at most %d bytes", maxName)
+	case utf8.RuneCountInString(name) > maxName:
+		return fmt.Errorf("a name has at most %d characters", maxName)
 	case !utf8.ValidString(name):
 		return errors.New("a name is UTF-8")
 	case strings.ContainsFunc(name, func(c rune) bool { return c < 0x20 || c == 0x7f }):
@@ -201,6 +202,9 @@ func folded(key string) string {
 // strict decodes one JSON object into v; an unknown field or a wrong type is an
 // error that names it.
 func strict(raw json.RawMessage, v any) error {
+	if err := exactKeys(raw, reflect.TypeOf(v).Elem()); err != nil {
+		return err
+	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
 	err := dec.Decode(v)
@@ -212,6 +216,43 @@ func strict(raw json.RawMessage, v any) error {
 		return fmt.Errorf("field %q: want %s, not %s", te.Field, jsonType(te.Type.Kind().String()), te.Value)
 	}
 	return errors.New(strings.TrimPrefix(err.Error(), "json: "))
+}
+
+// exactKeys refuses keys that differ from a field of t in their case: Go's
+// decoder takes them for the field. Values of other kinds are the decoder's.
+func exactKeys(raw json.RawMessage, t reflect.Type) error {
+	switch t.Kind() {
+	case reflect.Slice:
+		var list []json.RawMessage
+		if t.Elem().Kind() != reflect.Struct || json.Unmarshal(raw, &list) != nil {
+			return nil
+		}
+		for _, item := range list {
+			if err := exactKeys(item, t.Elem()); err != nil {
+				return err
+			}
+		}
+	case reflect.Struct:
+		var object map[string]json.RawMessage
+		if json.Unmarshal(raw, &object) != nil {
+			return nil
+		}
+		for i := range t.NumField() {
+			f := t.Field(i)
+			key, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			for k, value := range object {
+				if k != key && strings.EqualFold(k, key) {
+					return fmt.Errorf("unknown field %q; it is written %q", k, key)
+				}
+				if k == key {
+					if err := exactKeys(value, f.Type); err != nil {
+						return err
+					}
+				}
+			}
+		}
+	}
+	return nil
 }
 
 func jsonType(kind string) string {

@@ -9,7 +9,7 @@ import (
 
 	"virtgate/auth"
 	"virtgate/envelope"
-	"virtgate/openapi"
+	"virtgate/server/openapi"
 )
 
 // route is one row of the table: what can be asked, the permission that it

@@ -5,7 +5,7 @@ import (
 	"slices"
 
 	"virtgate/envelope"
-	"virtgate/openapi"
+	"virtgate/server/openapi"
 )
 
 // routes is the whole API. GET answers HEAD as well.

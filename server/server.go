@@ -231,7 +231,7 @@ func (s *Server) serve(rt route) echo.HandlerFunc {
 		req.id, err = pathParam(c, "identifier")
 		recordRoute(req.entry, rt, req.id)
 		if !rt.public() && !rt.permitted(req.caller) {
-			return s.respond(c, envelope.Failed(envelope.New(envelope.NotPermitted, "it lacks "+rt.permissions[0])))
+			return s.respond(c, envelope.Failed(envelope.New(envelope.NotPermitted, "it lacks "+strings.Join(rt.permissions, " or "))))
 		}
 		if c.Request().ContentLength > now.BodyLimit {
 			return s.respond(c, failed(tooLarge(now.BodyLimit)))

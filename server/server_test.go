@@ -224,7 +224,9 @@ func TestNotHTTP(t *testing.T) {
 		"nonsense\r\n\r\n": 400,
 		"GET / HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat("x", 64<<10) + "\r\n\r\n": 431,
 		"GET / HTTP/1.1\r\n\r\n": 400, // no Host
-		"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n": 200,
+		"POST /livez HTTP/1.1\r\nHost: a\r\nExpect: more\r\nContent-Length: 1\r\n\r\n": 417,
+		"OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n":                   400,
+		"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n":                  200,
 	} {
 		c, err := net.Dial("tcp", l.Addr().String())
 		if err != nil {
@@ -237,7 +239,7 @@ func TestNotHTTP(t *testing.T) {
 		}
 		b, _ := io.ReadAll(res.Body)
 		var e struct{ Results, Errors, Messages []any }
-		if err := json.Unmarshal(b, &e); err != nil || e.Results == nil || res.StatusCode != status {
+		if err := json.Unmarshal(b, &e); err != nil || e.Results == nil || res.StatusCode != status || res.Header.Get("X-Request-ID") == "" {
 			t.Errorf("%.40q: %d %s", request, res.StatusCode, b)
 		}
 		c.Close()

@@ -47,3 +47,19 @@ func TestProveStreamBeforeReply(t *testing.T) {
 		t.Attr("measured", fmt.Sprintf("the reply at each of %d places among %d data frames", len(data)+1, len(data)))
 	}
 }
+
+func TestAbort(t *testing.T) {
+	conn, p := pair(t, Options{})
+	request(t, conn, p, download, 1)
+	go p.send(frame(TypeReply, StatusOK, download, 1, ""))
+	if _, err := next(conn); err != nil {
+		t.Fatal(err)
+	}
+	if s := conn.Streams(); len(s) != 1 || s[0] != 1 {
+		t.Fatalf("streams %v", s)
+	}
+	conn.Abort(1)
+	if f := p.receive(); f.Type != TypeStream || f.Status != StatusError {
+		t.Errorf("got %v, want ABORT", f.Header)
+	}
+}

@@ -378,22 +378,6 @@ func TestCloseEndsEverything(t *testing.T) {
 	}
 }
 
-func TestAbort(t *testing.T) {
-	conn, p := pair(t, Options{})
-	request(t, conn, p, download, 1)
-	p.sendLater(frame(TypeReply, StatusOK, download, 1, ""))
-	if _, err := next(conn); err != nil {
-		t.Fatal(err)
-	}
-	if s := conn.Streams(); len(s) != 1 || s[0] != 1 {
-		t.Fatalf("streams %v", s)
-	}
-	conn.Abort(1)
-	if f := p.receive(); f.Type != TypeStream || f.Status != StatusError {
-		t.Errorf("got %v, want ABORT", f.Header)
-	}
-}
-
 // Events go to the hook, replies do not; a refused reply ends the connection.
 func TestHooks(t *testing.T) {
 	events := make(chan Frame, 1)

@@ -86,6 +86,8 @@ func (t *Tracer) Request(r *http.Request, method, client string) (context.Contex
 	ctx := r.Context()
 	if r.Header.Get("Traceparent") != "" {
 		ctx = propagation.TraceContext{}.Extract(ctx, propagation.HeaderCarrier(r.Header))
+	} else if t == nil {
+		return ctx, nil
 	}
 	if t == nil {
 		return ctx, &Request{sc: trace.SpanContextFromContext(ctx)}
@@ -110,7 +112,7 @@ func (t *Tracer) Request(r *http.Request, method, client string) (context.Contex
 // utf8 is s as OTLP can carry it: one bad string would cost the whole batch.
 func utf8(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
-// Request is the span of one request.
+// Request is the span of one request; nil is that of none.
 type Request struct {
 	sc     trace.SpanContext
 	span   trace.Span // nil when traces are off
@@ -120,7 +122,7 @@ type Request struct {
 // TraceID is the trace that the request belongs to, its own or its client's, or
 // empty.
 func (r *Request) TraceID() string {
-	if !r.sc.HasTraceID() {
+	if r == nil || !r.sc.HasTraceID() {
 		return ""
 	}
 	return r.sc.TraceID().String()
@@ -128,7 +130,7 @@ func (r *Request) TraceID() string {
 
 // End ends the span of a request that was answered.
 func (r *Request) End(route string, status int) {
-	if r.span == nil {
+	if r == nil || r.span == nil {
 		return
 	}
 	if route != "" {

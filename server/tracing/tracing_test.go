@@ -199,3 +199,39 @@ func TestEndpoint(t *testing.T) {
 		}
 	}
 }
+
+// What is off costs nothing.
+func TestOffAllocatesNothing(t *testing.T) {
+	var tr *Tracer
+	r := httptest.NewRequest("GET", "/", nil)
+	if n := testing.AllocsPerRun(100, func() {
+		_, req := tr.Request(r, "GET", "")
+		req.TraceID()
+		req.End("/", 200)
+	}); n != 0 {
+		t.Errorf("%g allocations", n)
+	}
+}
+
+func BenchmarkRequest(b *testing.B) {
+	nowhere := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }))
+	defer nowhere.Close()
+	on, err := New(Options{URL: nowhere.URL, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer on.Shutdown(context.Background())
+	r := httptest.NewRequest("GET", "/libvirt/domains", nil)
+	for name, tr := range map[string]*Tracer{"off": nil, "on": on} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				ctx, req := tr.Request(r, "GET", "192.0.2.1")
+				if tr != nil {
+					tr.Call(ctx, libvirtrpc.Call{Procedure: "ConnectListAllDomains", Outcome: "ok"})
+				}
+				req.End("/libvirt/domains", 200)
+			}
+		})
+	}
+}
