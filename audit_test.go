@@ -17,12 +17,12 @@ import (
 	"github.com/digitalocean/go-libvirt"
 	"github.com/google/go-cmp/cmp"
 
-	"virtgate/audit"
 	"virtgate/auth"
 	"virtgate/libvirtrpc"
 	"virtgate/libvirtrpc/rpctest"
 	"virtgate/libvirtrpc/xdr"
 	"virtgate/server"
+	"virtgate/server/audit"
 )
 
 // audited is a server with an audit log, on a scripted daemon that has one

@@ -11,9 +11,9 @@ import (
 	"strings"
 	"time"
 
-	"virtgate/audit"
 	"virtgate/auth"
-	"virtgate/listen"
+	"virtgate/server/audit"
+	"virtgate/server/listen"
 )
 
 // config is the whole configuration, read once and validated. Nothing reads
@@ -105,7 +105,7 @@ var settings = []setting{
 	{section: "http_server", key: "tls_cert", set: text(func(c *config) *string { return &c.HTTP.TLS.Cert }), live: true},
 	{section: "http_server", key: "tls_key", set: text(func(c *config) *string { return &c.HTTP.TLS.Key }), live: true},
 	{section: "http_server", key: "tls_client_ca", set: text(func(c *config) *string { return &c.HTTP.TLS.ClientCA }), live: true},
-	{section: "http_server", key: "tls_min_version", set: choiceOf(func(c *config) *uint16 { return &c.HTTP.TLS.Min }, map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}), live: true},
+	{section: "http_server", key: "tls_min_version", set: oneOf(func(c *config) *uint16 { return &c.HTTP.TLS.Min }, map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}), live: true},
 	{section: "http_server", key: "socket", set: absolutePath(func(c *config) *string { return &c.HTTP.Socket })},
 	{section: "http_server", key: "socket_mode", set: fileMode(func(c *config) *fs.FileMode { return &c.HTTP.SocketMode })},
 	{section: "http_server", key: "socket_group", set: text(func(c *config) *string { return &c.HTTP.SocketGroup })},

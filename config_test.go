@@ -11,9 +11,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"virtgate/audit"
 	"virtgate/auth"
-	"virtgate/listen"
+	"virtgate/server/audit"
+	"virtgate/server/listen"
 )
 
 func TestShippedConfigIsTheDefault(t *testing.T) {

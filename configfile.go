@@ -140,7 +140,7 @@ func overlay(sections map[string]map[string]string, env []string) error {
 				}
 				section := prefix + strings.ToLower(who)
 				for _, s := range sorted(sections) { // the file's spelling, when it has that one
-					if variable(s) == variable(prefix)+who {
+					if variable(s) == variable(section) {
 						section = s
 					}
 				}

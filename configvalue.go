@@ -67,8 +67,8 @@ func choice(to func(*config) *string, words ...string) value {
 	})
 }
 
-// choiceOf is choice for what is not text.
-func choiceOf[T any](to func(*config) *T, words map[string]T) value {
+// oneOf is choice for what is not text.
+func oneOf[T any](to func(*config) *T, words map[string]T) value {
 	return at(to, func(v string) (T, error) {
 		t, ok := words[strings.ToLower(v)]
 		if !ok {

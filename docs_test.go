@@ -86,23 +86,23 @@ func TestImports(t *testing.T) {
 	const otel = "go.opentelemetry.io/otel"
 	const prometheus = "github.com/prometheus/client_golang/prometheus"
 	allowed := map[string][]string{
-		"virtgate":                 {"virtgate/audit", "virtgate/auth", "virtgate/listen", "github.com/coreos/go-systemd/v22/daemon", "virtgate/server", "virtgate/server/metrics", "virtgate/server/tracing", lib, "github.com/spf13/viper", "github.com/spf13/pflag", "github.com/go-viper/encoding/ini", "github.com/lmittmann/tint", "golang.org/x/sync/errgroup"},
-		"virtgate/server":          {"virtgate/audit", "virtgate/auth", "virtgate/envelope", "virtgate/listen", "virtgate/server/openapi", "virtgate/server/metrics", "virtgate/server/tracing", lib, lib + "/domainxml", "github.com/labstack/echo/v4", "github.com/swaggest/swgui/v5/static", "github.com/vearutop/statigz"},
-		"virtgate/server/metrics":  {lib, prometheus, prometheus + "/collectors", prometheus + "/promhttp"},
-		"virtgate/server/tracing":  {lib, otel, otel + "/attribute", otel + "/codes", otel + "/exporters/otlp/otlptrace", otel + "/propagation", otel + "/sdk/resource", otel + "/sdk/trace", otel + "/trace", "go.opentelemetry.io/proto/otlp/trace/v1", "google.golang.org/protobuf/proto"},
-		"virtgate/auth":            {"virtgate/reread"},
-		"virtgate/audit":           {},
-		"virtgate/reread":          {},
-		"virtgate/listen":          {"virtgate/reread", "github.com/coreos/go-systemd/v22/activation"},
-		"virtgate/listen/certtest": {}, // for tests
-		"virtgate/envelope":        {},
-		"virtgate/server/openapi":  {"go.yaml.in/yaml/v3"},
-		lib:                        {lib + "/wire", lib + "/xdr", "github.com/digitalocean/go-libvirt", "github.com/skeema/knownhosts", "golang.org/x/crypto/ssh", "golang.org/x/crypto/ssh/agent", "golang.org/x/sync/errgroup"},
-		lib + "/wire":              {},
-		lib + "/xdr":               {"github.com/digitalocean/go-libvirt"},
-		lib + "/domainxml":         {lib, "libvirt.org/go/libvirtxml"},
-		lib + "/rpctest":           {lib + "/wire", lib + "/xdr", "github.com/digitalocean/go-libvirt"},
-		lib + "/bench":             {"github.com/digitalocean/go-libvirt", "github.com/digitalocean/go-libvirt/socket/dialers"},
+		"virtgate":                        {"virtgate/server/audit", "virtgate/auth", "virtgate/server/listen", "github.com/coreos/go-systemd/v22/daemon", "virtgate/server", "virtgate/server/metrics", "virtgate/server/tracing", lib, "github.com/spf13/viper", "github.com/spf13/pflag", "github.com/go-viper/encoding/ini", "github.com/lmittmann/tint", "golang.org/x/sync/errgroup"},
+		"virtgate/server":                 {"virtgate/server/audit", "virtgate/auth", "virtgate/envelope", "virtgate/server/listen", "virtgate/server/openapi", "virtgate/server/metrics", "virtgate/server/tracing", lib, lib + "/domainxml", "github.com/labstack/echo/v4", "github.com/swaggest/swgui/v5/static", "github.com/vearutop/statigz"},
+		"virtgate/server/metrics":         {lib, prometheus, prometheus + "/collectors", prometheus + "/promhttp"},
+		"virtgate/server/tracing":         {lib, otel, otel + "/attribute", otel + "/codes", otel + "/exporters/otlp/otlptrace", otel + "/propagation", otel + "/sdk/resource", otel + "/sdk/trace", otel + "/trace", "go.opentelemetry.io/proto/otlp/trace/v1", "google.golang.org/protobuf/proto"},
+		"virtgate/auth":                   {"virtgate/auth/reread"},
+		"virtgate/server/audit":           {},
+		"virtgate/auth/reread":            {},
+		"virtgate/server/listen":          {"virtgate/auth/reread", "github.com/coreos/go-systemd/v22/activation"},
+		"virtgate/server/listen/certtest": {}, // for tests
+		"virtgate/envelope":               {},
+		"virtgate/server/openapi":         {"go.yaml.in/yaml/v3"},
+		lib:                               {lib + "/wire", lib + "/xdr", "github.com/digitalocean/go-libvirt", "github.com/skeema/knownhosts", "golang.org/x/crypto/ssh", "golang.org/x/crypto/ssh/agent", "golang.org/x/sync/errgroup"},
+		lib + "/wire":                     {},
+		lib + "/xdr":                      {"github.com/digitalocean/go-libvirt"},
+		lib + "/domainxml":                {lib, "libvirt.org/go/libvirtxml"},
+		lib + "/rpctest":                  {lib + "/wire", lib + "/xdr", "github.com/digitalocean/go-libvirt"},
+		lib + "/bench":                    {"github.com/digitalocean/go-libvirt", "github.com/digitalocean/go-libvirt/socket/dialers"},
 	}
 	for line := range strings.Lines(string(out)) {
 		pkg, imports, _ := strings.Cut(strings.TrimSpace(line), ":")

@@ -9,7 +9,7 @@ import (
 	"strconv"
 
 	"virtgate/auth"
-	"virtgate/listen"
+	"virtgate/server/listen"
 )
 
 // places are where requests are to come in.

@@ -22,8 +22,8 @@ import (
 
 	"virtgate/auth"
 	"virtgate/libvirtrpc"
-	"virtgate/listen"
 	"virtgate/server"
+	"virtgate/server/listen"
 	"virtgate/server/metrics"
 	"virtgate/server/tracing"
 )

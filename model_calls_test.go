@@ -26,9 +26,9 @@ func (m *sequence) item(t *rapid.T, start, transient bool) item {
 	if chance(t, "with uuid", 40) {
 		it.uuid = fmt.Sprintf("00000000-0000-4000-8000-%012x", rapid.IntRange(1, 2).Draw(t, "uuid"))
 	}
-	switch oneOf(t, "form", "xml", "object", "xml", "object", "xml", "object", "refused", "bad") {
+	switch drawn(t, "form", "xml", "object", "xml", "object", "xml", "object", "refused", "bad") {
 	case "object":
-		o := map[string]any{"name": it.name, "os": oneOf(t, "os", "Linux", "linux", "Other"), "memory": "32MiB"}
+		o := map[string]any{"name": it.name, "os": drawn(t, "os", "Linux", "linux", "Other"), "memory": "32MiB"}
 		if it.uuid != "" {
 			o["uuid"] = strings.ToUpper(it.uuid)
 		}
@@ -108,7 +108,7 @@ func (m *sequence) create(t *rapid.T) {
 	q := url.Values{}
 	for _, p := range []string{"start", "transient", "paused", "validate"} {
 		if chance(t, p, 25) {
-			q.Set(p, oneOf(t, "yes", "true", "1", "YES"))
+			q.Set(p, drawn(t, "yes", "true", "1", "YES"))
 		}
 	}
 	start, transient, paused := q.Has("start"), q.Has("transient"), q.Has("paused")
@@ -229,7 +229,7 @@ func (m *sequence) patch(t *rapid.T) {
 // action is one action, its text without the braces, what its success says
 // besides, and the code of its mistake.
 func (m *sequence) action(t *rapid.T) (a act, text, note string, code int) {
-	switch a.what = oneOf(t, "action", "power_mgt", "power_mgt", "power_mgt", "name", "memory", "max_memory", "autostart"); a.what {
+	switch a.what = drawn(t, "action", "power_mgt", "power_mgt", "power_mgt", "name", "memory", "max_memory", "autostart"); a.what {
 	case "name":
 		a.to = m.name(t)
 		if chance(t, "no name", 5) {
@@ -241,13 +241,13 @@ func (m *sequence) action(t *rapid.T) (a act, text, note string, code int) {
 		if a.kib = mib << 10; mib == 0 {
 			code = 122
 		}
-		return a, fmt.Sprintf(`"%s":%s`, a.what, oneOf(t, "spelt", fmt.Sprint(a.kib), fmt.Sprintf(`"%dMiB"`, mib), fmt.Sprintf(`"%d k"`, a.kib))), "", code
+		return a, fmt.Sprintf(`"%s":%s`, a.what, drawn(t, "spelt", fmt.Sprint(a.kib), fmt.Sprintf(`"%dMiB"`, mib), fmt.Sprintf(`"%d k"`, a.kib))), "", code
 	case "autostart":
-		a.on = oneOf(t, "on", true, false)
+		a.on = drawn(t, "on", true, false)
 		return a, fmt.Sprintf(`"autostart":%v`, a.on), "", 0
 	}
-	a.what = oneOf(t, "request", "start", "start", "shutdown", "destroy", "reboot", "reset", "suspend", "suspend", "resume", "resume")
-	word := oneOf(t, "flag", "", "", "", "ACPI_power_btn", "paused", "graceful", "autodestroy", "nonsense")
+	a.what = drawn(t, "request", "start", "start", "shutdown", "destroy", "reboot", "reset", "suspend", "suspend", "resume", "resume")
+	word := drawn(t, "flag", "", "", "", "ACPI_power_btn", "paused", "graceful", "autodestroy", "nonsense")
 	if word == "" {
 		return a, fmt.Sprintf(`"power_mgt":"%s"`, a.what), "", 0
 	}
@@ -260,7 +260,7 @@ func (m *sequence) action(t *rapid.T) (a act, text, note string, code int) {
 	default:
 		note = "ignored for " + a.what + ": " + flag
 	}
-	return a, fmt.Sprintf(`"power_mgt":{"request":"%s","type":%s}`, a.what, oneOf(t, "as", mustJSON(word), mustJSON([]string{word, word}))), note, code
+	return a, fmt.Sprintf(`"power_mgt":{"request":"%s","type":%s}`, a.what, drawn(t, "as", mustJSON(word), mustJSON([]string{word, word}))), note, code
 }
 
 // remove is a DELETE, or the PATCH that the reference prints under it.

@@ -101,7 +101,7 @@ func equal[T any](t *rapid.T, what string, want, got T) {
 	}
 }
 
-func oneOf[T any](t *rapid.T, label string, of ...T) T {
+func drawn[T any](t *rapid.T, label string, of ...T) T {
 	return rapid.SampledFrom(of).Draw(t, label)
 }
 
@@ -111,17 +111,17 @@ func chance(t *rapid.T, label string, percent int) bool {
 
 // name is one of few, so that they meet: with what paths and JSON have to escape.
 func (m *sequence) name(t *rapid.T) string {
-	return m.prefix + oneOf(t, "name", "a", "b \"ü\"", "c%2F&?")
+	return m.prefix + drawn(t, "name", "a", "b \"ü\"", "c%2F&?")
 }
 
 // ref is a path to a domain, and its UUID; "" when there is none.
 func (m *sequence) ref(t *rapid.T) (path, uuid string) {
 	name := m.prefix + "none"
 	if names := m.world.listed(nil); len(names) > 0 && !chance(t, "missing", 10) {
-		name = oneOf(t, "domain", names...)
+		name = drawn(t, "domain", names...)
 		uuid = m.world.named(name)
 	}
-	switch oneOf(t, "by", "name", "uuid", "name", "uuid", "id") {
+	switch drawn(t, "by", "name", "uuid", "name", "uuid", "id") {
 	case "uuid":
 		text := uuid
 		if text == "" {
@@ -188,7 +188,7 @@ func (m *sequence) list(t *rapid.T) {
 		{"has_snapshot", func(vm) bool { return false }},
 	} {
 		if chance(t, f.name, 15) {
-			value := oneOf(t, "value", "true", "no", "0", "yes,no")
+			value := drawn(t, "value", "true", "no", "0", "yes,no")
 			filter(f.name, value, func(d vm) bool { return value == "yes,no" || f.has(d) == (value == "true") })
 		}
 	}

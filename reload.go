@@ -6,11 +6,11 @@ import (
 	"log/slog"
 	"os"
 
-	"virtgate/audit"
 	"virtgate/auth"
 	"virtgate/libvirtrpc"
-	"virtgate/listen"
 	"virtgate/server"
+	"virtgate/server/audit"
+	"virtgate/server/listen"
 	"virtgate/server/metrics"
 	"virtgate/server/tracing"
 )

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"virtgate/listen/certtest"
+	"virtgate/server/listen/certtest"
 )
 
 // The tests here drive the built binary, and need no libvirtd: who is let in

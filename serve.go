@@ -15,9 +15,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"virtgate/audit"
-	"virtgate/listen"
 	"virtgate/server"
+	"virtgate/server/audit"
+	"virtgate/server/listen"
 )
 
 // maxIdle is how long nobody may have looked after the pool of libvirt

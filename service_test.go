@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"virtgate/listen/certtest"
+	"virtgate/server/listen/certtest"
 )
 
 // inherit hands listeners over as systemd does: the number of the process has

@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
-	"virtgate/reread"
+	"virtgate/auth/reread"
 )
 
 // maxFile bounds what is read of a group or passwd file, in bytes.

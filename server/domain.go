@@ -9,9 +9,9 @@ import (
 	"strconv"
 	"strings"
 
-	"virtgate/audit"
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
+	"virtgate/server/audit"
 	"virtgate/server/openapi"
 )
 

@@ -7,10 +7,10 @@ import (
 	"fmt"
 	"strings"
 
-	"virtgate/audit"
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
 	"virtgate/libvirtrpc/domainxml"
+	"virtgate/server/audit"
 	"virtgate/server/openapi"
 )
 

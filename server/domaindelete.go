@@ -6,9 +6,9 @@ import (
 	"net/http"
 	"strings"
 
-	"virtgate/audit"
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
+	"virtgate/server/audit"
 )
 
 type deleteDomainReq struct {
@@ -75,10 +75,10 @@ func (s *Server) deleteDomain(ctx context.Context, r deleteDomainReq) (*envelope
 	if err != nil {
 		return nil, err
 	}
-	recordObject(ctx, 0, d.Name, d.UUID)
 	if !d.Active() {
 		d.Persistent = true // what was off is defined, whatever it became since
 	}
+	recordObject(ctx, 0, d.Name, d.UUID)
 	if d.Active() && !r.destroy {
 		e := envelope.New(envelope.AlreadyActive, "")
 		e.Message += "; options=destroy stops it first"

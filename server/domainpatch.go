@@ -8,9 +8,9 @@ import (
 	"slices"
 	"strings"
 
-	"virtgate/audit"
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
+	"virtgate/server/audit"
 	"virtgate/server/openapi"
 )
 

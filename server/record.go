@@ -8,11 +8,11 @@ import (
 	"strings"
 	"time"
 
-	"virtgate/audit"
 	"virtgate/auth"
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
-	"virtgate/listen"
+	"virtgate/server/audit"
+	"virtgate/server/listen"
 )
 
 // recorder is a request type that says what it is about to do, in the words of

@@ -12,11 +12,11 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"virtgate/audit"
 	"virtgate/auth"
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
 	"virtgate/libvirtrpc/domainxml"
+	"virtgate/server/audit"
 	"virtgate/server/openapi"
 )
 

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"virtgate/auth"
-	"virtgate/listen"
+	"virtgate/server/listen"
 )
 
 // Limits of connections, in the order in which a slow client meets them.

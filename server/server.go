@@ -19,10 +19,10 @@ import (
 
 	"github.com/labstack/echo/v4"
 
-	"virtgate/audit"
 	"virtgate/auth"
 	"virtgate/envelope"
 	"virtgate/libvirtrpc"
+	"virtgate/server/audit"
 	"virtgate/server/metrics"
 	"virtgate/server/tracing"
 )

@@ -20,8 +20,8 @@ import (
 
 	"virtgate/auth"
 	"virtgate/envelope"
-	"virtgate/listen"
-	"virtgate/listen/certtest"
+	"virtgate/server/listen"
+	"virtgate/server/listen/certtest"
 )
 
 // secure is a server that listens with TLS.

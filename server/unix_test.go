@@ -19,7 +19,7 @@ import (
 
 	"virtgate/auth"
 	"virtgate/envelope"
-	"virtgate/listen"
+	"virtgate/server/listen"
 )
 
 // On a unix socket the kernel's word is enough, and the host's name is no

@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"virtgate/listen/certtest"
+	"virtgate/server/listen/certtest"
 )
 
 // warnings counts what is logged at the level of a warning.

@@ -12,7 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"virtgate/reread"
+	"virtgate/auth/reread"
 )
 
 // TLSFiles says what a TLS listener uses. All files are PEM.
