@@ -126,9 +126,7 @@ func (r *request) begin() error {
 	if r.entry == nil || !isRecorded(r.entry) || r.audit.Begin(*r.entry) == nil {
 		return nil
 	}
-	e := envelope.New(envelope.Internal, "the audit log cannot be written, and has to be; nothing was done")
-	e.Status = http.StatusServiceUnavailable
-	return e
+	return envelope.New(envelope.Internal, "the audit log cannot be written, and has to be; nothing was done")
 }
 
 // recordErrors says what went wrong, without its text: libvirt's may quote what

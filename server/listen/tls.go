@@ -208,8 +208,11 @@ func (c *tlsConn) CloseWrite() error { return c.secure.CloseWrite() }
 // the validity of the certificate: each is looked at again.
 func (c *tlsConn) certificate() (*x509.Certificate, error) {
 	chain := c.secure.ConnectionState().PeerCertificates
+	if len(chain) == 0 {
+		return nil, nil
+	}
 	pool := c.tls.current().config.ClientCAs
-	if len(chain) == 0 || pool == nil {
+	if pool == nil {
 		return nil, nil
 	}
 	leaf, now := chain[0], time.Now()
