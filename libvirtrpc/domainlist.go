@@ -219,7 +219,8 @@ func (c *Client) inactiveStats(ctx context.Context, q ListQuery, ds []Domain, in
 	}
 	for _, r := range recs {
 		i, ok := index[UUID(r.Dom.UUID)]
-		if !ok || r.Dom.ID >= 0 {
+		// One that was active in the list is asked by somebody else.
+		if !ok || r.Dom.ID >= 0 || ds[i].Active() {
 			continue
 		}
 		d, found := &ds[i], 0
