@@ -53,3 +53,12 @@ func TestHandshakeEndsInTime(t *testing.T) {
 		d.Close()
 	}
 }
+
+// A call whose time is up sooner than OutageWait hears as well that there is no
+// connection, not that there is no place on it.
+func TestShortDeadlineInAnOutage(t *testing.T) {
+	d := rpctest.NewDaemon(func(r *rpctest.Request) {})
+	d.Down()
+	c := start(t, d, func(o *libvirtrpc.Options) { o.CallTimeout = 100 * time.Millisecond })
+	wantKind(t, c.Ready(t.Context()), libvirtrpc.Unavailable)
+}

@@ -311,6 +311,19 @@ func (p *pool) acquire(ctx context.Context) (*conn, error) {
 			return nil
 		}
 	}
+	// gone is the error while there is no connection at all.
+	gone := func() error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if len(p.conns) > 0 {
+			return nil
+		}
+		msg := "no connection to the libvirt daemon"
+		if p.lastErr != nil {
+			msg = p.lastErr.Error()
+		}
+		return &Error{Kind: Unavailable, Message: msg}
+	}
 	outage := time.NewTimer(p.opts.OutageWait)
 	defer outage.Stop()
 	for {
@@ -318,24 +331,21 @@ func (p *pool) acquire(ctx context.Context) (*conn, error) {
 		case c := <-turn:
 			return c, nil
 		case <-outage.C:
-			p.mu.Lock()
-			down, why := len(p.conns) == 0, p.lastErr
-			p.mu.Unlock()
-			if !down { // busy, not gone: look again later
+			err := gone()
+			if err == nil { // busy, not gone: look again later
 				outage.Reset(p.opts.OutageWait)
 				continue
 			}
 			if c := give(); c != nil {
 				return c, nil
 			}
-			msg := "no connection to the libvirt daemon"
-			if why != nil {
-				msg = why.Error()
-			}
-			return nil, &Error{Kind: Unavailable, Message: msg}
+			return nil, err
 		case <-ctx.Done():
 			if c := give(); c != nil {
 				p.release(c, false, false)
+			}
+			if err := gone(); err != nil {
+				return nil, err
 			}
 			return nil, &Error{Kind: NoAnswer, Message: "no free place for a libvirt call before the deadline; nothing was sent"}
 		}
