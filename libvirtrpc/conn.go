@@ -64,6 +64,7 @@ func (p *pool) open(ctx context.Context) (*conn, error) {
 	}
 	w := wire.New(raw, wire.Options{
 		PingInterval: p.opts.PingInterval,
+		BusyCalls:    busyCalls,
 		Tap:          p.opts.Tap,
 		Message:      p.onMessage,
 		Check:        checkReply,

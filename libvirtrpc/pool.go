@@ -19,6 +19,10 @@ const (
 	// callsPerConn: libvirtd runs at most 5 calls of one connection at once
 	// (max_client_requests); with 5 stuck nothing on it answers any more.
 	callsPerConn = 4
+	// busyCalls: a daemon that runs only 2 calls of one connection at once
+	// (max_client_requests=2) is silent while both hang. Taken for dead, its
+	// connection would be closed, and its workers for free.
+	busyCalls = 2
 	// maxAbandoned: a connection with that many calls past their deadline takes
 	// no more and is replaced.
 	maxAbandoned = 2
