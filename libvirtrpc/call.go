@@ -17,8 +17,9 @@ type op struct {
 	// whole time of the request; a read has CallTimeout and a second try.
 	change bool
 	domain UUID // whom it is about; zero: no domain, or not one alone
-	// monitor: it waits for the domain's QEMU monitor.
-	monitor bool
+	// monitor: it waits for the domain's QEMU monitor. lock: it waits for the
+	// domain's lock, and so for the monitor as long as another call does.
+	monitor, lock bool
 	// enter is how any other call that may hang gets its place of the gate.
 	enter func(*gate, context.Context) (*gatePass, error)
 }
@@ -84,7 +85,7 @@ func send(ctx context.Context, c *Client, o op, fn func(*libvirt.Libvirt) error,
 	var pass *gatePass
 	var err error
 	switch {
-	case o.monitor:
+	case o.monitor || o.lock:
 		pass, err = c.gate.enter(ctx, o.domain)
 	case o.enter != nil:
 		pass, err = o.enter(c.gate, ctx)
@@ -92,17 +93,14 @@ func send(ctx context.Context, c *Client, o op, fn func(*libvirt.Libvirt) error,
 	if err != nil {
 		return err
 	}
-	cn, err := c.pool.acquire(ctx)
+	cn, err := c.pool.acquire(ctx, pass != nil)
 	if err != nil {
-		pass.leave(true)
+		pass.unused()
 		return err
 	}
 	counted(ctx)
 	if sent != nil {
 		*sent = time.Now()
-	}
-	if pass != nil {
-		c.pool.gated(cn)
 	}
 
 	answered := make(chan error, 1)
@@ -116,7 +114,7 @@ func send(ctx context.Context, c *Client, o op, fn func(*libvirt.Libvirt) error,
 		answered <- err
 		late := !state.CompareAndSwap(0, 2)
 		c.pool.release(cn, late, pass != nil)
-		pass.leave(!died(err))
+		pass.leave(err, o.monitor && o.change)
 	}()
 	abandon := func() {
 		if state.CompareAndSwap(0, 1) {

@@ -51,7 +51,12 @@ func (c *Client) monitored(ctx context.Context, name string, u UUID, fn func(*li
 	return do(ctx, c, op{name: name, change: true, domain: u, monitor: true}, fn)
 }
 
-// change makes a change that does not wait for a monitor.
+// locked makes a change that waits for the lock of the domain.
+func (c *Client) locked(ctx context.Context, name string, u UUID, fn func(*libvirt.Libvirt) error) error {
+	return do(ctx, c, op{name: name, change: true, domain: u, lock: true}, fn)
+}
+
+// change makes a change that waits for neither.
 func (c *Client) change(ctx context.Context, name string, u UUID, fn func(*libvirt.Libvirt) error) error {
 	return do(ctx, c, op{name: name, change: true, domain: u}, fn)
 }
@@ -102,14 +107,18 @@ func (c *Client) Destroy(ctx context.Context, u UUID, graceful bool) error {
 	if graceful {
 		flags = libvirt.DomainDestroyGraceful
 	}
-	return c.change(ctx, "DomainDestroyFlags", u, func(lv *libvirt.Libvirt) error {
+	err := c.change(ctx, "DomainDestroyFlags", u, func(lv *libvirt.Libvirt) error {
 		return lv.DomainDestroyFlags(handle(u), flags)
 	})
+	if err == nil {
+		c.gate.gone(u)
+	}
+	return err
 }
 
 // Rename gives an inactive domain another name (virDomainRename).
 func (c *Client) Rename(ctx context.Context, u UUID, name string) error {
-	return c.change(ctx, "DomainRename", u, func(lv *libvirt.Libvirt) error {
+	return c.locked(ctx, "DomainRename", u, func(lv *libvirt.Libvirt) error {
 		_, err := lv.DomainRename(handle(u), libvirt.OptString{name}, 0)
 		return err
 	})
@@ -126,7 +135,7 @@ func (c *Client) SetMemory(ctx context.Context, u UUID, kib uint64) error {
 // SetMaxMemory sets the most memory that the domain can be given, in KiB
 // (virDomainSetMemoryFlags with VIR_DOMAIN_MEM_MAXIMUM).
 func (c *Client) SetMaxMemory(ctx context.Context, u UUID, kib uint64) error {
-	return c.change(ctx, "DomainSetMemoryFlags", u, func(lv *libvirt.Libvirt) error {
+	return c.locked(ctx, "DomainSetMemoryFlags", u, func(lv *libvirt.Libvirt) error {
 		return lv.DomainSetMemoryFlags(handle(u), kib, uint32(libvirt.DomainMemMaximum))
 	})
 }
@@ -138,7 +147,7 @@ func (c *Client) SetAutostart(ctx context.Context, u UUID, on bool) error {
 	if on {
 		v = 1
 	}
-	return c.change(ctx, "DomainSetAutostart", u, func(lv *libvirt.Libvirt) error {
+	return c.locked(ctx, "DomainSetAutostart", u, func(lv *libvirt.Libvirt) error {
 		return lv.DomainSetAutostart(handle(u), v)
 	})
 }
@@ -179,7 +188,7 @@ func (c *Client) create(ctx context.Context, name string, fn func(*libvirt.Libvi
 // Undefine removes a definition (virDomainUndefineFlags).
 func (c *Client) Undefine(ctx context.Context, u UUID, flags UndefineFlags) error {
 	defer c.redefined(u)
-	return c.change(ctx, "DomainUndefineFlags", u, func(lv *libvirt.Libvirt) error {
+	return c.locked(ctx, "DomainUndefineFlags", u, func(lv *libvirt.Libvirt) error {
 		return lv.DomainUndefineFlags(handle(u), libvirt.DomainUndefineFlagsValues(flags))
 	})
 }

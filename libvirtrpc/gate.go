@@ -2,6 +2,7 @@ package libvirtrpc
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -11,6 +12,10 @@ const (
 	// daemon: half of libvirtd's 20 workers (max_workers), so that hung guests
 	// leave workers for everything else.
 	monitorCalls = 10
+	// wellCalls is how many more may, of domains whose QEMU has answered within
+	// wellFor: hung guests do not take the places of those that are in use.
+	wellCalls = 4
+	wellFor   = time.Minute
 	// everyoneCalls is how many of these may be calls that ask every QEMU.
 	everyoneCalls = monitorCalls / 2
 	// storageCalls is how many calls may wait for storage pools.
@@ -24,34 +29,41 @@ const (
 	blameAfter = 2 * time.Second
 )
 
-// gate bounds the calls that may hang. Those that wait for QEMU's monitor: one
-// for each domain, monitorCalls for the daemon. A domain that did not answer in
-// time is circuit-broken: further calls fail at once, until the late answer
-// arrives.
+// gate bounds the calls that may hang. Those that wait for QEMU's monitor, or for
+// a lock that is held while another one does: one for each domain, monitorCalls
+// for the daemon. A domain that did not answer in time is circuit-broken: further
+// calls fail at once, until the late answer arrives. So do calls to domains of
+// which nothing is known while every place is taken by a late one.
 type gate struct {
-	daemon, everyone, storage chan struct{}
+	daemon, well, everyone, storage chan struct{} // hold a token for each call
 
 	mu      sync.Mutex
 	domains map[UUID]*gateDomain
+	swept   time.Time          // when all domains were looked at
 	late    map[*gatePass]bool // calls of everyone that are past their deadline
+	jam     int                // calls past their deadline that hold a token of daemon
+	jammed  chan struct{}      // closed while these are all
 
 	blameAfter time.Duration // blameAfter, but in tests
 }
 
 type gateDomain struct {
-	turn    chan struct{} // holds one token
-	users   int           // who holds or waits for the token
-	tripped chan struct{} // closed while broken
-	until   time.Time     // broken at least until then
+	turn     chan struct{} // holds one token
+	users    int           // who holds or waits for the token
+	tripped  chan struct{} // closed while broken
+	until    time.Time     // broken at least until then
+	answered time.Time     // when its QEMU last did
 }
 
 func newGate() *gate {
 	return &gate{
 		daemon:   make(chan struct{}, monitorCalls),
+		well:     make(chan struct{}, wellCalls),
 		everyone: make(chan struct{}, everyoneCalls),
 		storage:  make(chan struct{}, storageCalls),
 		domains:  map[UUID]*gateDomain{},
 		late:     map[*gatePass]bool{},
+		jammed:   make(chan struct{}),
 
 		blameAfter: blameAfter,
 	}
@@ -65,10 +77,15 @@ type gatePass struct {
 	id    UUID
 	d     *gateDomain // nil: the call is not of one domain
 	left  bool
+	jams  bool      // it counts in g.jam
 	began time.Time // of a call of everyone
 }
 
-var errTripped = &Error{Kind: NoAnswer, Message: "an earlier call to this domain's QEMU is not answered yet; nothing was sent"}
+var (
+	errTripped = &Error{Kind: NoAnswer, Message: "an earlier call to this domain's QEMU is not answered yet; nothing was sent"}
+	errJammed  = &Error{Kind: NoAnswer, Message: "too many of this host's QEMUs do not answer; nothing was sent"}
+	errFull    = &Error{Kind: NoAnswer, Message: "too many calls wait for QEMU on this host; nothing was sent"}
+)
 
 func (g *gate) enter(ctx context.Context, id UUID) (*gatePass, error) {
 	g.mu.Lock()
@@ -91,14 +108,28 @@ func (g *gate) enter(ctx context.Context, id UUID) (*gatePass, error) {
 		g.drop(id, d)
 		return nil, &Error{Kind: NoAnswer, Message: "another call to this domain's QEMU did not end before the deadline; nothing was sent"}
 	}
+	g.mu.Lock()
+	well, jammed := g.well, g.jammed
+	if time.Since(d.answered) > wellFor {
+		well = nil
+	} else {
+		jammed = nil
+	}
+	g.mu.Unlock()
+	var err error
 	select {
 	case g.daemon <- struct{}{}:
 		return &gatePass{g: g, id: id, d: d, slots: []chan struct{}{d.turn, g.daemon}}, nil
+	case well <- struct{}{}:
+		return &gatePass{g: g, id: id, d: d, slots: []chan struct{}{d.turn, well}}, nil
+	case <-jammed:
+		err = errJammed
 	case <-ctx.Done():
-		<-d.turn
-		g.drop(id, d)
-		return nil, &Error{Kind: NoAnswer, Message: "too many calls wait for QEMU on this host; nothing was sent"}
+		err = errFull
 	}
+	<-d.turn
+	g.drop(id, d)
+	return nil, err
 }
 
 // use finds or makes the domain and counts one more user. g.mu is held.
@@ -128,7 +159,7 @@ func (g *gate) enterEveryone(ctx context.Context) (*gatePass, error) {
 		return &gatePass{g: g, slots: []chan struct{}{g.everyone, g.daemon}, began: time.Now()}, nil
 	case <-ctx.Done():
 		<-g.everyone
-		return nil, &Error{Kind: NoAnswer, Message: "too many calls wait for QEMU on this host; nothing was sent"}
+		return nil, errFull
 	}
 }
 
@@ -201,18 +232,23 @@ func (g *gate) drop(id UUID, d *gateDomain) {
 	g.forget(id, d)
 }
 
-// forget removes what says nothing any more, and domains whose time of being
-// left alone is over. g.mu is held.
+// forget removes what says nothing any more: domains of whom nobody wants
+// anything, that are not left alone and have not answered lately. g.mu is held.
 func (g *gate) forget(id UUID, d *gateDomain) {
-	d.reset()
-	if d.users == 0 && !d.isTripped() {
+	stale := func(d *gateDomain) bool {
+		d.reset()
+		return d.users == 0 && !d.isTripped() && time.Since(d.answered) > wellFor
+	}
+	if stale(d) {
 		delete(g.domains, id)
 	}
+	if time.Since(g.swept) < time.Second {
+		return
+	}
+	g.swept = time.Now()
 	for id, d := range g.domains {
-		if d.users == 0 {
-			if d.reset(); !d.isTripped() {
-				delete(g.domains, id)
-			}
+		if stale(d) {
+			delete(g.domains, id)
 		}
 	}
 }
@@ -230,13 +266,29 @@ func (p *gatePass) broken() {
 	switch {
 	case p.d != nil:
 		p.d.trip()
+		p.d.answered = time.Time{}
 	case !p.began.IsZero():
 		p.g.late[p] = true
 	}
+	if p.jams = slices.Contains(p.slots, p.g.daemon); p.jams {
+		if p.g.jam++; p.g.jam == monitorCalls {
+			close(p.g.jammed)
+		}
+	}
 }
 
-// leave says that the call ended, with libvirt's answer or without one.
-func (p *gatePass) leave(answered bool) {
+// unused gives the place back: nothing was sent.
+func (p *gatePass) unused() {
+	if p == nil {
+		return
+	}
+	p.g.mu.Lock()
+	defer p.g.mu.Unlock()
+	p.giveBack()
+}
+
+// leave says how the call ended, which had QEMU do something if asked is set.
+func (p *gatePass) leave(err error, asked bool) {
 	if p == nil {
 		return
 	}
@@ -244,19 +296,46 @@ func (p *gatePass) leave(answered bool) {
 	defer p.g.mu.Unlock()
 	p.left = true
 	delete(p.g.late, p)
+	if p.jams {
+		if p.g.jam == monitorCalls {
+			p.g.jammed = make(chan struct{})
+		}
+		p.g.jam--
+	}
+	if p.d != nil {
+		lost := died(err)
+		switch {
+		case !p.d.isTripped():
+		case lost:
+			p.d.until = time.Now().Add(breakFor)
+		default:
+			p.d.tripped = make(chan struct{})
+		}
+		// Libvirt's own timeout is its answer, not QEMU's.
+		if asked && (err == nil || !lost && libvirtError(err).Kind != TimedOut) {
+			p.d.answered = time.Now()
+		}
+	}
+	p.giveBack()
+}
+
+// giveBack is the end of unused and leave. g.mu is held.
+func (p *gatePass) giveBack() {
 	for _, s := range p.slots {
 		<-s
 	}
-	if p.d == nil {
-		return
+	if p.d != nil {
+		p.d.users--
+		p.g.forget(p.id, p.d)
 	}
-	if p.d.isTripped() {
-		if answered {
-			p.d.tripped = make(chan struct{})
-		} else {
-			p.d.until = time.Now().Add(breakFor)
-		}
+}
+
+// gone says that the domain has no QEMU any more: what that did not answer does
+// not speak against another call.
+func (g *gate) gone(id UUID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if d := g.domains[id]; d != nil && d.isTripped() {
+		d.tripped, d.until = make(chan struct{}), time.Time{}
 	}
-	p.d.users--
-	p.g.forget(p.id, p.d)
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/digitalocean/go-libvirt"
 
@@ -46,6 +47,118 @@ func hang(t *testing.T, c *libvirtrpc.Client, from, to int) {
 		wg.Go(func() { wantKind(t, c.Reset(t.Context(), guest(n)), libvirtrpc.NoAnswer) })
 	}
 	wg.Wait()
+}
+
+// Twenty hung guests, as many as libvirtd has workers: ten are asked, the others
+// hear at once that it makes no sense; who was in use is served as before, and
+// so is what needs no guest.
+func TestManyHungGuests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, goOn := hungDaemon(vm1, vm2)
+		c := start(t, d, func(o *libvirtrpc.Options) { o.Connections = 4 })
+		defer goOn()
+		if err := c.Reset(t.Context(), vm1); err != nil {
+			t.Fatal(err)
+		}
+		hang(t, c, 0, 20)
+		if n := d.Calls("DomainReset") - 1; n != 10 {
+			t.Errorf("%d calls to hung guests, want 10", n)
+		}
+		began := time.Now()
+		for n := range 20 {
+			if e := wantKind(t, c.Reset(t.Context(), guest(n)), libvirtrpc.NoAnswer); e.OutcomeUnknown {
+				t.Errorf("guest %d was asked again", n)
+			}
+		}
+		// Nothing is known of this one.
+		wantKind(t, c.Reset(t.Context(), vm2), libvirtrpc.NoAnswer)
+		if took := time.Since(began); took != 0 {
+			t.Errorf("known after %s", took)
+		}
+		if err := c.Ready(t.Context()); err != nil {
+			t.Error(err)
+		}
+		for range 10 {
+			if err := c.Reset(t.Context(), vm1); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(30 * time.Second) // it is in use
+		}
+		goOn()
+		for n := range 20 {
+			until(t, "the guest is asked again", func() bool { return c.Reset(t.Context(), guest(n)) == nil })
+		}
+	})
+}
+
+// However long guests hang, those that have been asked keep their places:
+// libvirtd's workers wait for them as long.
+func TestGuestsThatHangForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, goOn := hungDaemon()
+		c := start(t, d, func(o *libvirtrpc.Options) { o.Connections = 4 })
+		defer goOn()
+		hang(t, c, 0, 10)
+		for range 20 {
+			time.Sleep(time.Minute)
+			hang(t, c, 0, 20)
+		}
+		if n := d.Calls("DomainReset"); n != 10 {
+			t.Errorf("%d calls to hung guests, want 10", n)
+		}
+	})
+}
+
+// With few connections hung guests leave places too.
+func TestHungGuestsOnOneConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, goOn := hungDaemon()
+		c := start(t, d, nil)
+		defer goOn()
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		for n := range 8 {
+			wg.Go(func() { wantKind(t, c.Reset(ctx, guest(n)), libvirtrpc.NoAnswer) })
+		}
+		synctest.Wait()
+		began := time.Now()
+		if err := c.Ready(t.Context()); err != nil || time.Since(began) != 0 {
+			t.Errorf("beside hung guests: %v after %s", err, time.Since(began))
+		}
+		cancel()
+		wg.Wait()
+	})
+}
+
+// Whatever waits for the lock of a hung guest is not sent either; what ends the
+// guest is, and then the rest.
+func TestLockOfAHungGuest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, goOn := hungDaemon()
+		c := start(t, d, nil)
+		defer goOn()
+		hang(t, c, 1, 2)
+		u, ctx := guest(1), t.Context()
+		changes := map[string]func() error{
+			"DomainSetAutostart":   func() error { return c.SetAutostart(ctx, u, true) },
+			"DomainRename":         func() error { return c.Rename(ctx, u, "b") },
+			"DomainSetMemoryFlags": func() error { return c.SetMaxMemory(ctx, u, 1024) },
+			"DomainUndefineFlags":  func() error { return c.Undefine(ctx, u, 0) },
+			"DomainGetXMLDesc":     func() error { _, err := c.DomainXML(ctx, u, 0); return err },
+		}
+		for proc, change := range changes {
+			if e := wantKind(t, change(), libvirtrpc.NoAnswer); e.OutcomeUnknown || d.Calls(proc) != 0 {
+				t.Errorf("%s was sent to a hung guest: %v", proc, e)
+			}
+		}
+		if err := c.Destroy(ctx, u, false); err != nil {
+			t.Fatal(err)
+		}
+		goOn() // libvirt answers what waited for a QEMU that is gone
+		if err := c.Undefine(ctx, u, 0); err != nil {
+			t.Errorf("after the guest was destroyed: %v", err)
+		}
+	})
 }
 
 // noPing is a connection to a daemon that reads no PINGs.

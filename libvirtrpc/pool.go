@@ -19,6 +19,9 @@ const (
 	// callsPerConn: libvirtd runs at most 5 calls of one connection at once
 	// (max_client_requests); with 5 stuck nothing on it answers any more.
 	callsPerConn = 4
+	// gatedPerConn: of these, as many may hold a place of the gate: calls that
+	// hang leave one on each connection.
+	gatedPerConn = callsPerConn - 1
 	// busyCalls: a daemon that runs only 2 calls of one connection at once
 	// (max_client_requests=2) is silent while both hang. Taken for dead, its
 	// connection would be closed, and its workers for free.
@@ -49,7 +52,7 @@ type pool struct {
 
 	mu      sync.Mutex
 	conns   []*conn
-	waiting list.List     // of chan *conn, first come first served
+	waiting list.List     // of *waiter, first come first served
 	up      chan struct{} // closed while there is a connection, replaced when the last one goes
 	lastErr error         // why the last attempt to open a connection failed
 
@@ -214,9 +217,7 @@ func (p *pool) add(c *conn) {
 	if first {
 		close(p.up)
 	}
-	for range callsPerConn {
-		p.serve(c)
-	}
+	p.serve()
 	p.mu.Unlock()
 	if first {
 		p.opts.Log.Info("connected to libvirt", "uri", p.opts.URI)
@@ -251,138 +252,4 @@ func (p *pool) failed(err error) {
 		level = slog.LevelWarn
 	}
 	p.opts.Log.Log(context.Background(), level, "no connection to libvirt", "error", err)
-}
-
-// usable tells whether the connection takes one more call. p.mu is held.
-func (c *conn) usable() bool {
-	if c.retired || c.inFlight >= callsPerConn || c.abandoned >= maxAbandoned {
-		return false
-	}
-	select {
-	case <-c.wire.Done():
-		return false
-	default:
-		return true
-	}
-}
-
-// serve gives a free place on c to who waits longest. p.mu is held.
-func (p *pool) serve(c *conn) {
-	if !c.usable() {
-		return
-	}
-	if e := p.waiting.Front(); e != nil {
-		p.waiting.Remove(e)
-		c.inFlight++
-		e.Value.(chan *conn) <- c
-	}
-}
-
-// acquire waits for a place for one call. Its errors are Unavailable (no
-// connection within ConnectTimeout), Busy (the queue is full) and NoAnswer (the
-// end of ctx); with each of them nothing was sent.
-func (p *pool) acquire(ctx context.Context) (*conn, error) {
-	p.mu.Lock()
-	var best *conn
-	if p.waiting.Len() == 0 {
-		for _, c := range p.conns {
-			if c.usable() && (best == nil || c.inFlight < best.inFlight) {
-				best = c
-			}
-		}
-	}
-	if best != nil {
-		best.inFlight++
-		p.mu.Unlock()
-		return best, nil
-	}
-	if p.waiting.Len() >= p.opts.Queue {
-		p.mu.Unlock()
-		return nil, &Error{Kind: Busy, Message: "the queue of libvirt calls is full"}
-	}
-	turn := make(chan *conn, 1)
-	e := p.waiting.PushBack(turn)
-	p.mu.Unlock()
-
-	give := func() *conn {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		select {
-		case c := <-turn: // it came at the same moment
-			return c
-		default:
-			p.waiting.Remove(e)
-			return nil
-		}
-	}
-	// gone is the error while there is no connection at all.
-	gone := func() error {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if len(p.conns) > 0 {
-			return nil
-		}
-		msg := "no connection to the libvirt daemon"
-		if p.lastErr != nil {
-			msg = p.lastErr.Error()
-		}
-		return &Error{Kind: Unavailable, Message: msg}
-	}
-	outage := time.NewTimer(p.opts.OutageWait)
-	defer outage.Stop()
-	for {
-		select {
-		case c := <-turn:
-			return c, nil
-		case <-outage.C:
-			err := gone()
-			if err == nil { // busy, not gone: look again later
-				outage.Reset(p.opts.OutageWait)
-				continue
-			}
-			if c := give(); c != nil {
-				return c, nil
-			}
-			return nil, err
-		case <-ctx.Done():
-			if c := give(); c != nil {
-				p.release(c, false, false)
-			}
-			if err := gone(); err != nil {
-				return nil, err
-			}
-			return nil, &Error{Kind: NoAnswer, Message: "no free place for a libvirt call before the deadline; nothing was sent"}
-		}
-	}
-}
-
-// abandon marks one call of c as past its deadline. Its place stays taken.
-func (p *pool) abandon(c *conn) {
-	p.mu.Lock()
-	c.abandoned++
-	p.abandonedNow++
-	p.abandonedEver++
-	p.mu.Unlock()
-}
-
-// gated marks one call of c as one that holds a place of the gate.
-func (p *pool) gated(c *conn) {
-	p.mu.Lock()
-	c.gated++
-	p.mu.Unlock()
-}
-
-// release gives back the place of a call that ended.
-func (p *pool) release(c *conn, abandoned, gated bool) {
-	p.mu.Lock()
-	c.inFlight--
-	if gated {
-		c.gated--
-	}
-	if abandoned {
-		c.abandoned--
-		p.abandonedNow--
-	}
-	p.serve(c)
-	p.mu.Unlock()
 }
