@@ -128,10 +128,19 @@ func (r *Response) Status() int {
 	return http.StatusOK
 }
 
-// RetryAfter is the longest time that an error of the response asks to wait.
+// RetryAfter is how long to wait before sending the request again: the longest
+// time that an error asks for. It is 0 unless that is safe, which takes that
+// nothing was done and that each error says so, but for those that follow from
+// another one.
 func (r *Response) RetryAfter() time.Duration {
+	if len(r.Results)+len(r.Messages) > 0 {
+		return 0
+	}
 	var d time.Duration
 	for _, e := range r.Errors {
+		if e.RetryAfter == 0 && e.Code != Skipped {
+			return 0
+		}
 		d = max(d, e.RetryAfter)
 	}
 	return d

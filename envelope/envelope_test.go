@@ -49,6 +49,29 @@ func TestCodes(t *testing.T) {
 	}
 }
 
+// A client is told to send a request again only when none of it was done.
+func TestRetryAfter(t *testing.T) {
+	away := func(d time.Duration) *Error { return &Error{Code: Unavailable, RetryAfter: d} }
+	unknown, skipped := away(0), New(Skipped, "")
+	for name, c := range map[string]struct {
+		res  *Response
+		want time.Duration
+	}{
+		"success":                   {&Response{}, 0},
+		"one error":                 {Failed(away(2)), 2},
+		"an outcome unknown":        {Failed(unknown), 0},
+		"the longest":               {&Response{Errors: []*Error{away(2), away(3)}}, 3},
+		"one unknown among others":  {&Response{Errors: []*Error{away(2), unknown}}, 0},
+		"what follows from another": {&Response{Errors: []*Error{away(2), skipped}}, 2},
+		"after an action":           {&Response{Messages: []any{Done{"reset", "Domain was reset"}}, Errors: []*Error{away(2)}}, 0},
+		"after a creation":          {&Response{Results: []json.RawMessage{Raw(1)}, Errors: []*Error{away(2)}}, 0},
+	} {
+		if got := c.res.RetryAfter(); got != c.want {
+			t.Errorf("%s: %d, want %d", name, got, c.want)
+		}
+	}
+}
+
 func TestTime(t *testing.T) {
 	zone := time.FixedZone("", 3600)
 	if got := Time(time.Date(2026, 11, 24, 5, 2, 36, 742734999, zone)); got != "2026-11-24T04:02:36.742734Z" {

@@ -29,11 +29,18 @@ func hungDaemon(well ...libvirtrpc.UUID) (d *rpctest.Daemon, goOn func()) {
 				<-answer
 			}
 		}
-		if r.Proc == "ConnectGetLibVersion" {
+		switch r.Proc {
+		case "ConnectGetLibVersion":
 			r.Reply(libvirt.ConnectGetLibVersionRet{LibVer: 9000000})
-			return
+		case "DomainHasManagedSaveImage":
+			r.Reply(libvirt.DomainHasManagedSaveImageRet{Result: 1})
+		case "DomainSnapshotNum":
+			r.Reply(libvirt.DomainSnapshotNumRet{})
+		case "DomainListAllCheckpoints":
+			r.Error(int32(libvirt.ErrNoSupport), "not here")
+		default:
+			r.Reply(nil)
 		}
-		r.Reply(nil)
 	})
 	return d, sync.OnceFunc(func() { close(answer) })
 }
@@ -150,6 +157,10 @@ func TestLockOfAHungGuest(t *testing.T) {
 			if e := wantKind(t, change(), libvirtrpc.NoAnswer); e.OutcomeUnknown || d.Calls(proc) != 0 {
 				t.Errorf("%s was sent to a hung guest: %v", proc, e)
 			}
+		}
+		// What a deletion looks at before it stops the guest, as far as can be.
+		if l, err := c.Leftovers(ctx, u); err != nil || !l.ManagedSave {
+			t.Errorf("leftovers: %+v, %v", l, err)
 		}
 		if err := c.Destroy(ctx, u, false); err != nil {
 			t.Fatal(err)

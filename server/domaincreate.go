@@ -284,6 +284,7 @@ func (s *Server) undoDefine(ctx context.Context, d domain, cause error) error {
 		e.RetryAfter = 0
 	default:
 		e.Message += "; the definition is still there: removing it failed too"
+		e.RetryAfter = 0
 	}
 	return e
 }
