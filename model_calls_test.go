@@ -28,7 +28,7 @@ func (m *sequence) item(t *rapid.T, start, transient bool) item {
 	}
 	switch drawn(t, "form", "xml", "object", "xml", "object", "xml", "object", "refused", "bad") {
 	case "object":
-		o := map[string]any{"name": it.name, "os": drawn(t, "os", "Linux", "linux", "Other"), "memory": "32MiB"}
+		o := map[string]any{"name": it.name, "os": drawn(t, "os", "Linux", "Other"), "memory": "32MiB"}
 		if it.uuid != "" {
 			o["uuid"] = strings.ToUpper(it.uuid)
 		}
@@ -108,7 +108,7 @@ func (m *sequence) create(t *rapid.T) {
 	q := url.Values{}
 	for _, p := range []string{"start", "transient", "paused", "validate"} {
 		if chance(t, p, 25) {
-			q.Set(p, drawn(t, "yes", "true", "1", "YES"))
+			q.Set(p, "true")
 		}
 	}
 	start, transient, paused := q.Has("start"), q.Has("transient"), q.Has("paused")
@@ -124,14 +124,14 @@ func (m *sequence) create(t *rapid.T) {
 		items, texts = append(items, it), append(texts, it.text)
 	}
 	a := m.call(t, "POST", "/libvirt/domains?"+q.Encode(), want.body(texts))
-	if i := slices.IndexFunc(items, func(it item) bool { return it.bad }); i >= 0 {
-		want.add(i, 105, 400)
-		want.check(t, a)
-		return
-	}
 	if paused && !start && !transient || start && transient {
 		want.array = false
 		want.add(0, 102, 400)
+		want.check(t, a)
+		return
+	}
+	if i := slices.IndexFunc(items, func(it item) bool { return it.bad }); i >= 0 {
+		want.add(i, 105, 400)
 		want.check(t, a)
 		return
 	}
@@ -241,33 +241,33 @@ func (m *sequence) action(t *rapid.T) (a act, text, note string, code int) {
 		if a.kib = mib << 10; mib == 0 {
 			code = 122
 		}
-		return a, fmt.Sprintf(`"%s":%s`, a.what, drawn(t, "spelt", fmt.Sprint(a.kib), fmt.Sprintf(`"%dMiB"`, mib), fmt.Sprintf(`"%d k"`, a.kib))), "", code
+		return a, fmt.Sprintf(`"%s":%s`, a.what, drawn(t, "spelt", fmt.Sprint(a.kib), fmt.Sprintf(`"%dMiB"`, mib), fmt.Sprintf(`"%d KiB"`, a.kib))), "", code
 	case "autostart":
 		a.on = drawn(t, "on", true, false)
 		return a, fmt.Sprintf(`"autostart":%v`, a.on), "", 0
 	}
 	a.what = drawn(t, "request", "start", "start", "shutdown", "destroy", "reboot", "reset", "suspend", "suspend", "resume", "resume")
-	word := drawn(t, "flag", "", "", "", "ACPI_power_btn", "paused", "graceful", "autodestroy", "nonsense")
-	if word == "" {
+	word := drawn(t, "flag", "", "", "", "ACPI_POWER_BTN", "paused", "graceful", "autodestroy", "nonsense")
+	if word == "" || word == "autodestroy" && a.what != "start" {
 		return a, fmt.Sprintf(`"power_mgt":"%s"`, a.what), "", 0
 	}
-	own := map[string][]string{"start": {"paused", "autodestroy"}, "shutdown": {"acpi_power_btn"}, "reboot": {"acpi_power_btn"}, "destroy": {"graceful"}}
+	own := map[string][]string{"start": {"paused"}, "shutdown": {"acpi_power_btn"}, "reboot": {"acpi_power_btn"}, "destroy": {"graceful"}}
 	switch flag := strings.ToLower(word); {
-	case word == "nonsense", word == "autodestroy" && a.what == "start":
+	case word == "nonsense", word == "autodestroy":
 		code = 301
 	case slices.Contains(own[a.what], flag):
 		a.flag = a.what == "start" || a.what == "shutdown"
 	default:
 		note = "ignored for " + a.what + ": " + flag
 	}
-	return a, fmt.Sprintf(`"power_mgt":{"request":"%s","type":%s}`, a.what, drawn(t, "as", mustJSON(word), mustJSON([]string{word, word}))), note, code
+	return a, fmt.Sprintf(`"power_mgt":{"request":"%s","type":%s}`, a.what, drawn(t, "as", mustJSON(word), mustJSON([]string{word}))), note, code
 }
 
 // remove is a DELETE, or the PATCH that the reference prints under it.
 func (m *sequence) remove(t *rapid.T) {
 	path, uuid := m.ref(t)
 	var options []string
-	for _, o := range []string{"destroy", "managed_save", "Snapshots_Metadata"} {
+	for _, o := range []string{"destroy", "managed_save", "snapshots_metadata"} {
 		if chance(t, o, 40) {
 			options = append(options, o)
 		}

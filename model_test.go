@@ -78,7 +78,10 @@ func (d vm) after(a act) (vm, bool) {
 // refusal is the code and status that the contract has for the act when the
 // domain is as it is; taken: another domain has the new name.
 func (d vm) refusal(a act, taken bool) (code, status int) {
-	if d.name == "" {
+	switch {
+	case d.name == "" && a.flag: // flags are the first thing that it looks at
+		return generic[a.what], 400
+	case d.name == "":
 		return 42, 404
 	}
 	idle := map[string]int{"shutdown": 203, "destroy": 210, "reboot": 210, "reset": 210, "suspend": 210}

@@ -28,10 +28,7 @@ func TestProveLinearizableCut(t *testing.T) {
 	serves := func(g *gateway) func() bool {
 		return func() bool { return g.do(t, "GET", "/libvirt/domains", "").status == 200 }
 	}
-	rounds, crashes := 6, 0
-	if proveLong() {
-		rounds = 100
-	}
+	rounds, crashes := long(4, 100), 0
 	p := &parallel{t: t, g: g, clients: 6, domains: 2, calls: 40, seed: seed, up: up}
 	for p.histories < rounds*p.domains {
 		eventually(t, "service", 10*time.Second, serves(keeper))
@@ -40,8 +37,9 @@ func TestProveLinearizableCut(t *testing.T) {
 		ended := p.round()
 		c.on.Store(false)
 		if !ended {
-			// libvirtd 9.0.0 frees a client's event callbacks in two threads at
-			// once when it goes away at a bad moment, and dies of it now and then.
+			// libvirtd 9.0.0 dies (SIGSEGV) of one in some thousand clients that
+			// go away with a call under way, where it takes their subscriptions
+			// back.
 			if crashes++; crashes > 3+rounds/4 {
 				t.Fatalf("libvirtd died %d times", crashes)
 			}
@@ -50,7 +48,7 @@ func TestProveLinearizableCut(t *testing.T) {
 		}
 	}
 	if c.cuts.Load() == 0 || p.opens == 0 {
-		t.Errorf("%d connections cut, %d outcomes unknown: nothing was tried", c.cuts.Load(), p.opens)
+		t.Fatalf("%d connections cut, %d outcomes unknown: nothing was tried", c.cuts.Load(), p.opens)
 	}
 	t.Logf("libvirtd died %d times of lost clients", crashes)
 	t.Attr("case", fmt.Sprintf("%d clients at once on %d domains while connections to libvirt are cut at random", p.clients, p.domains))

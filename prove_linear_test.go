@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -19,12 +17,8 @@ import (
 func TestProveLinearizable(t *testing.T) {
 	d := startDaemon(t)
 	g := startGateway(t, "test", d.socket())
-	rounds := 6
-	if proveLong() {
-		rounds = 120
-	}
 	p := &parallel{t: t, g: g, clients: 6, domains: 2, calls: 60, seed: proveSeed(t)}
-	for range rounds {
+	for range long(4, 120) {
 		p.round()
 	}
 	t.Attr("case", fmt.Sprintf("%d clients at once on %d domains: changes, details and lists", p.clients, p.domains))
@@ -44,19 +38,6 @@ type parallel struct {
 
 	n                             int // of the round
 	sent, facts, histories, opens int
-}
-
-// proveSeed is what the random choices come from.
-func proveSeed(t *testing.T) uint64 {
-	seed := rand.Uint64()
-	if s := os.Getenv("VIRTGATE_PROVE_SEED"); s != "" {
-		var err error
-		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("VIRTGATE_PROVE_SEED=%d makes the same choices", seed)
-	return seed
 }
 
 // round is false when the daemon went away: what was said then is no proof.

@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -13,9 +12,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 )
-
-// proveLong tells whether the long form of the proofs is wanted.
-func proveLong() bool { return os.Getenv("VIRTGATE_PROVE") == "long" }
 
 // rapidDefaults sets rapid's flags, but for those of the command line.
 func rapidDefaults(t *testing.T, values map[string]string) {
@@ -35,11 +31,7 @@ func rapidDefaults(t *testing.T, values map[string]string) {
 func TestProveModel(t *testing.T) {
 	d := startDaemon(t)
 	g := startGateway(t, "test", d.socket())
-	checks := "30"
-	if proveLong() {
-		checks = "300"
-	}
-	rapidDefaults(t, map[string]string{"rapid.checks": checks, "rapid.steps": "20"})
+	rapidDefaults(t, map[string]string{"rapid.checks": fmt.Sprint(long(20, 300)), "rapid.steps": "20"})
 	runs, calls, looks := 0, 0, 0
 	rapid.Check(t, func(t *rapid.T) {
 		runs++
@@ -80,7 +72,7 @@ func (m *sequence) call(t *rapid.T, method, path, body string) *answer {
 	m.calls++
 	a, err := m.g.try(method, path, body)
 	if err != nil {
-		t.Fatalf("%s %s: %v", method, path, err)
+		t.Fatalf("%s %s %s: %v", method, path, body, err)
 	}
 	t.Logf("%s %s %s\n-> %d %s", method, path, body, a.status, a.raw)
 	return a
@@ -172,10 +164,8 @@ func (m *sequence) list(t *rapid.T) {
 		fits = func(d vm) bool { return before(d) && test(d) }
 	}
 	if chance(t, "by state", 30) {
-		of := rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"running", "3", "Shutoff", "other", "crashed"}), 1, 3, rapid.ID).Draw(t, "state")
-		filter("state", strings.Join(of, ","), func(d vm) bool {
-			return slices.ContainsFunc(of, func(w string) bool { return strings.EqualFold(w, d.status()) || w == "3" && d.paused })
-		})
+		of := rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"running", "paused", "shutoff", "other", "Crashed"}), 1, 3, rapid.ID).Draw(t, "state")
+		filter("state", strings.Join(of, ","), func(d vm) bool { return slices.Contains(of, strings.ToLower(d.status())) })
 	}
 	for _, f := range []struct {
 		name string
@@ -188,8 +178,8 @@ func (m *sequence) list(t *rapid.T) {
 		{"has_snapshot", func(vm) bool { return false }},
 	} {
 		if chance(t, f.name, 15) {
-			value := drawn(t, "value", "true", "no", "0", "yes,no")
-			filter(f.name, value, func(d vm) bool { return value == "yes,no" || f.has(d) == (value == "true") })
+			value := drawn(t, "value", true, false)
+			filter(f.name, fmt.Sprint(value), func(d vm) bool { return f.has(d) == value })
 		}
 	}
 	if chance(t, "by name", 30) {

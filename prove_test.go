@@ -1,13 +1,30 @@
 package main
 
 import (
+	"math/rand/v2"
+	"os"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 )
 
 // A proof shows what the program does on its worst day. Its rows are the lines
 // of the table in docs/reliability.md.
+
+// proveSeed is what the random choices come from.
+func proveSeed(t *testing.T) uint64 {
+	t.Helper()
+	seed := rand.Uint64()
+	if s := os.Getenv("VIRTGATE_PROVE_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("VIRTGATE_PROVE_SEED=%d makes the same choices", seed)
+	return seed
+}
 
 // row is a line of the table: measure returns what was found, which stands
 // there only if all that was promised held, here and in the test around it.
