@@ -305,6 +305,11 @@ func TestRun(t *testing.T) {
 	if out, err := run("", "--version"); err != nil || !strings.HasPrefix(out, "virtgate ") {
 		t.Errorf("--version: %q, %v", out, err)
 	}
+	version, commit, date = "1.2.3", "0123abc", "2026-01-02T03:04:05Z"
+	defer func() { version, commit, date = "", "", "" }()
+	if out, err := run("", "--version"); err != nil || out != "virtgate 1.2.3 (commit 0123abc, 2026-01-02T03:04:05Z)\n" {
+		t.Errorf("--version of a release: %q, %v", out, err)
+	}
 	if out, err := run("", "--help"); err != nil || !strings.Contains(out, "--hash-key") {
 		t.Errorf("--help: %q, %v", out, err)
 	}
@@ -322,6 +327,7 @@ func TestRun(t *testing.T) {
 		{[]string{"--bogus"}, "--help"},
 		{[]string{"stray"}, `"stray"`},
 		{[]string{"--config", "missing.ini"}, "missing.ini"},
+		{[]string{"--completion", "csh"}, "bash, zsh or fish"},
 		{[]string{"--listen", "nonsense"}, "address:port"},
 		{[]string{"--uri", "pigeon"}, "libvirt URI"},
 		{[]string{"--check", "--uri", "qemu://me:topsecret@/system?socket=/nonexistent/sock"}, "/nonexistent/sock: no such file"},

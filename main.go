@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -27,9 +26,6 @@ import (
 	"virtgate/server/metrics"
 	"virtgate/server/tracing"
 )
-
-// version is set by the linker in releases.
-var version = ""
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -46,8 +42,8 @@ func main() {
 var defaultConfigs = []string{"config.ini", "/etc/virtgate/config.ini"}
 
 type flags struct {
-	config, listen, uri                            string
-	check, hashKey, openapi, showVersion, showHelp bool
+	config, listen, uri, completion                     string
+	check, hashKey, openapi, man, showVersion, showHelp bool
 }
 
 func parseFlags(args []string) (flags, *pflag.FlagSet, error) {
@@ -61,7 +57,9 @@ func parseFlags(args []string) (flags, *pflag.FlagSet, error) {
 	fs.BoolVar(&f.check, "check", false, "check the configuration, call libvirt, print what was found, and end")
 	fs.BoolVar(&f.hashKey, "hash-key", false, "read a key from standard input, print it hashed for the configuration, and end")
 	fs.BoolVar(&f.openapi, "openapi", false, "print the description of the API (OpenAPI 3.1, JSON) and end")
-	fs.BoolVar(&f.showVersion, "version", false, "print the version and end")
+	fs.BoolVar(&f.man, "man", false, "print the manual page (roff) and end")
+	fs.StringVar(&f.completion, "completion", "", "print the completion of flags for `bash|zsh|fish` and end")
+	fs.BoolVar(&f.showVersion, "version", false, "print the version, its commit and date, and end")
 	fs.BoolVarP(&f.showHelp, "help", "h", false, "print this and end")
 	if err := fs.Parse(args); err != nil {
 		return f, fs, fmt.Errorf("%w (see virtgate --help)", err)
@@ -78,12 +76,15 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 	case err != nil:
 		return err
 	case f.showHelp:
-		_, err := fmt.Fprint(stdout, "virtgate: libvirt over HTTP\n\nUsage: virtgate [flags]\n\n", fs.FlagUsages(),
-			"\nEvery key of the configuration can also come from the environment:\nVIRTGATE_HTTP_SERVER_PORT=8082 is [http_server] port.\n")
+		_, err := fmt.Fprint(stdout, "virtgate: "+synopsis+"\n\nUsage: virtgate [flags]\n\n", fs.FlagUsages(), "\n"+environmentText)
 		return err
 	case f.showVersion:
-		_, err := fmt.Fprintln(stdout, "virtgate", versionText())
+		_, err := fmt.Fprintln(stdout, versionLine())
 		return err
+	case f.man:
+		return manual(stdout, fs)
+	case f.completion != "":
+		return completion(stdout, fs, f.completion)
 	case f.hashKey:
 		return hashKey(stdin, stdout)
 	case f.openapi:
@@ -309,14 +310,4 @@ func hashKey(r io.Reader, w io.Writer) error {
 	}
 	_, err = fmt.Fprintln(w, auth.HashKey(key))
 	return err
-}
-
-func versionText() string {
-	if version != "" {
-		return version
-	}
-	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" {
-		return b.Main.Version
-	}
-	return "(devel)"
 }

@@ -41,6 +41,9 @@ func bounded(t *testing.T, g *gateway, limit time.Duration, rounds int, other st
 					good.Add(1)
 				case slices.Contains([]int{10, 12, 16}, a.code()) && (a.status == 503 || a.status == 504):
 					bad.Add(1)
+					if again := a.header.Get("Retry-After") != ""; again != (a.status == 503 && !isUnknown(a)) {
+						t.Errorf("%v: %d, Retry-After %t: %s", r, a.status, again, a.raw)
+					}
 				default:
 					t.Errorf("%v: %d %s", r, a.status, a.raw)
 				}

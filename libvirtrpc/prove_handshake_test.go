@@ -23,15 +23,27 @@ func version(r *rpctest.Request) { r.Reply(libvirt.ConnectGetLibVersionRet{LibVe
 
 // handshakeFrames are the answers that open a connection, as they are sent.
 func handshakeFrames(t *testing.T) (frames [][]byte) {
+	var mu sync.Mutex
+	var first any // only of the first connection, should there be another
 	d := rpctest.NewDaemon(version)
 	d.Handshake = func(r *rpctest.Request, good []byte) {
-		frames = append(frames, r.Frame(good).AppendTo(nil))
-		r.Raw(frames[len(frames)-1])
+		mu.Lock()
+		defer mu.Unlock()
+		frame := r.Frame(good).AppendTo(nil)
+		if first == nil {
+			first = r.Conn
+		}
+		if r.Conn == first {
+			frames = append(frames, frame)
+		}
+		r.Raw(frame)
 	}
 	c := start(t, d, nil)
 	if err := c.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	mu.Lock()
+	defer mu.Unlock()
 	return frames
 }
 
