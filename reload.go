@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"strings"
 
 	"virtgate/auth"
 	"virtgate/libvirtrpc"
@@ -97,7 +98,7 @@ func (l *live) reload() error {
 	l.level.Set(next.Log.level())
 	l.log.Info("configuration reloaded", "config", file)
 	if fixed := l.started.fixed(&next); fixed != nil {
-		l.log.Warn("changed, and in use after a restart only", "keys", fixed)
+		l.log.Warn("changed, and in use after a restart only", "keys", strings.Join(fixed, ", "))
 	}
 	return nil
 }
