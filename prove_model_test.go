@@ -47,8 +47,9 @@ func TestProveModel(t *testing.T) {
 			m.create(t)
 		}
 		t.Repeat(map[string]func(*rapid.T){
-			"create": m.create, "delete": m.remove, "list": m.list, "details": m.details,
-			"patch": m.patch, "patch too": m.patch, "and patch": m.patch, // so that they come more often
+			"create": m.create, "delete": m.remove, "details": m.details,
+			"list": m.list, "and list": m.list, // so that they come more often
+			"patch": m.patch, "patch too": m.patch, "and patch": m.patch,
 			"": m.check,
 		})
 	})
@@ -163,7 +164,7 @@ func (m *sequence) list(t *rapid.T) {
 		before := fits
 		fits = func(d vm) bool { return before(d) && test(d) }
 	}
-	if chance(t, "by state", 30) {
+	if chance(t, "by state", 50) {
 		of := rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"running", "paused", "shutoff", "other", "Crashed"}), 1, 3, rapid.ID).Draw(t, "state")
 		filter("state", strings.Join(of, ","), func(d vm) bool { return slices.Contains(of, strings.ToLower(d.status())) })
 	}
