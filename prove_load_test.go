@@ -165,7 +165,7 @@ func TestProveLoad(t *testing.T) {
 		t.Run(fmt.Sprint(clients), func(t *testing.T) {
 			t.Attr("case", fmt.Sprintf("load: %d clients, lists, details, power, define and delete", clients))
 			t.Attr("promised", "every request answered, none with an error")
-			n := long(600, 20_000)
+			n := long(600, min(20_000, 2_000*clients))
 			m := attack(t, g, mix(g.url, "load", sent), clients, n, nil)
 			sent += int64(n)
 			_, most := g.rss(t)
