@@ -32,7 +32,6 @@ func was(text string, holds func(vm) bool) fact {
 
 var (
 	isThere  = was("there", func(d vm) bool { return d.name != "" })
-	isAbsent = was("absent", func(d vm) bool { return d.name == "" })
 	isActive = was("active", func(d vm) bool { return d.active })
 )
 

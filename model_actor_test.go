@@ -93,6 +93,15 @@ func missing(right fact) fact {
 	return was("missing", func(d vm) bool { return d.name == "" || !right.holds(d) })
 }
 
+// undone is a definition that was taken back: by the same request, when the
+// domain was off, or by somebody else.
+var undone = fact{text: "was taken back", then: func(d vm) []vm {
+	if d.active {
+		return nil
+	}
+	return []vm{{}}
+}}
+
 func (c *actor) create() error {
 	i := c.rand.IntN(c.p.domains)
 	made := vm{name: c.p.name(i, c.rand.IntN(2)), persistent: true, ram: 32 << 10, ramMax: 32 << 10}
@@ -123,8 +132,15 @@ func (c *actor) create() error {
 		note(i, facts...)
 	case a.code() == 106:
 		note(i, isThere)
-	case a.code() == 42 && how == "?start=true": // somebody else was faster
-		note(i, did(define), isAbsent)
+	case how == "?start=true" && (a.code() == 202 || a.code() == 42): // somebody else was faster
+		switch {
+		case strings.Contains(a.raw, "removed again"):
+			note(i, did(define), undone)
+		case strings.Contains(a.raw, "outcome is unknown"):
+			note(i, did(define), unknown(act{what: "undefine"}))
+		default: // it was kept
+			note(i, did(define))
+		}
 	default:
 		return fmt.Errorf("create%s: %d %s", how, a.status, a.raw)
 	}
@@ -161,6 +177,8 @@ func (c *actor) remove() error {
 		return []vm{{}} // with destroy, it may have gone by itself
 	}}
 	switch code := a.code(); {
+	case a.status == 200 && len(a.Messages) > 0: // it could not be looked at afterwards
+		note(i, right, maybe(destroy), maybe(undefine))
 	case a.status == 200 && stop:
 		note(i, right, maybe(destroy), maybe(undefine), gone)
 	case a.status == 200:

@@ -264,12 +264,18 @@ func (s *Server) undoDefine(ctx context.Context, d domain, cause error) error {
 	e := libvirtError(cause, envelope.StartFailed)
 	e.Message = strings.TrimSuffix(e.Message, ".") // the reference's code 42 has one
 	var lv *libvirtrpc.Error
-	if errors.As(cause, &lv) && lv.OutcomeUnknown {
-		e.Message += "; the definition was kept, because the domain may be running"
-		return e
+	unsure := errors.As(cause, &lv) && lv.OutcomeUnknown
+	if !unsure {
+		now, err := s.libvirt.Lookup(ctx, libvirtrpc.ByUUID(d.UUID))
+		if err == nil && now.Active() {
+			return nil
+		}
+		unsure = err != nil && libvirtrpc.KindOf(err) != libvirtrpc.NotFound
 	}
-	if now, err := s.libvirt.Lookup(ctx, libvirtrpc.ByUUID(d.UUID)); err == nil && now.Active() {
-		return nil // without its definition it would be gone with its next stop
+	if unsure { // without its definition it would be gone with its next stop
+		e.Message += "; the definition was kept, because the domain may be running"
+		e.RetryAfter = 0
+		return e
 	}
 	err := s.libvirt.Undefine(ctx, d.UUID, 0)
 	if libvirtrpc.KindOf(err) == libvirtrpc.Conflict {

@@ -99,6 +99,7 @@ func (s *Server) deleteDomain(ctx context.Context, r deleteDomainReq) (*envelope
 			return nil, e
 		}
 	}
+	res := &envelope.Response{Results: []json.RawMessage{envelope.Raw(deleted{true, d.UUID.String(), d.Name})}}
 	if d.Persistent {
 		if err := s.libvirt.Undefine(ctx, d.UUID, r.flags); err != nil {
 			e := s.deleteError(ctx, d.UUID, r, err)
@@ -108,7 +109,9 @@ func (s *Server) deleteDomain(ctx context.Context, r deleteDomainReq) (*envelope
 			return nil, e
 		}
 		// One that was started meanwhile lost its definition and lives on.
-		if now, err := s.libvirt.Lookup(ctx, libvirtrpc.ByUUID(d.UUID)); err == nil && now.Active() {
+		now, err := s.libvirt.Lookup(ctx, libvirtrpc.ByUUID(d.UUID))
+		switch {
+		case err == nil && now.Active():
 			e := envelope.New(envelope.AlreadyActive, "")
 			if r.destroy {
 				e = s.stop(ctx, d.UUID)
@@ -117,9 +120,11 @@ func (s *Server) deleteDomain(ctx context.Context, r deleteDomainReq) (*envelope
 				e.Message += "; it was started meanwhile and runs on, without a definition"
 				return nil, e
 			}
+		case err != nil && libvirtrpc.KindOf(err) != libvirtrpc.NotFound:
+			res.Messages = append(res.Messages, "whether it was started meanwhile could not be found out")
 		}
 	}
-	return &envelope.Response{Results: []json.RawMessage{envelope.Raw(deleted{true, d.UUID.String(), d.Name})}}, nil
+	return res, nil
 }
 
 // deleted is the result of a removal.
