@@ -158,8 +158,9 @@ func TestProveDaemonKilledInside(t *testing.T) {
 	eventually(t, "libvirtd", 20*time.Second, func() bool { return socketAnswers(d.socket()) })
 	w := startWitness(t, d)
 	// Who listens for signals once has a goroutine for good.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
-	signal.Reset(syscall.SIGHUP)
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGHUP)
+	signal.Stop(c)
 	ended := steadyGoroutines(t)
 	t.Run("serving", func(t *testing.T) {
 		k := startKilling(t, "test", d, w, startInside)
