@@ -215,6 +215,10 @@ func (s *virtgate) get(path string) {
 	if err != nil || res.StatusCode != http.StatusOK || !bytes.Contains(body, []byte(`"success":true`)) {
 		log.Panicf("%s: %d %v %.300s", path, res.StatusCode, err, body)
 	}
+	if res.Close { // after what is for anybody the server keeps no connection
+		c.Close()
+		return
+	}
 	s.idle <- c
 }
 
