@@ -62,7 +62,7 @@ func (h *hung) others(t *testing.T) (reads, changes time.Duration) {
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		reads = p99(4, long(200, 1000), func(i int, to *vegeta.Target) {
+		reads = p99(4, long(120, 1000), func(i int, to *vegeta.Target) {
 			to.Method, to.URL = "GET", h.g.url+"/libvirt/domains"
 			if i%2 == 0 {
 				to.URL = one(i / 2 % len(h.names))
@@ -70,7 +70,7 @@ func (h *hung) others(t *testing.T) (reads, changes time.Duration) {
 		})
 	})
 	wg.Go(func() {
-		changes = p99(1, long(40, 120), func(i int, to *vegeta.Target) {
+		changes = p99(1, long(24, 120), func(i int, to *vegeta.Target) {
 			to.Method, to.URL = "PATCH", one(len(h.names)-1-i/2%h.used)
 			to.Body = fmt.Appendf(nil, `{"power_mgt":%q}`, []string{"resume", "suspend"}[i%2])
 		})

@@ -13,7 +13,7 @@ func TestProveDaemonStopped(t *testing.T) {
 	const requestTimeout, callTimeout = 3 * time.Second, time.Second
 	// A request, the handshake of a new connection (5 s), and in the long form
 	// also a connection that is given up for its silence (20 s).
-	length := time.Duration(long(7, 25)) * time.Second
+	length := time.Duration(long(6, 25)) * time.Second
 	d := startDaemon(t)
 	w := startWitness(t, d)
 	g := startGateway(t, "test", w.path, "libvirtd.path=default", "libvirtd.call_timeout="+callTimeout.String(), "http_server.request_timeout="+requestTimeout.String())
