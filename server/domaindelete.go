@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strings"
 
@@ -140,6 +141,10 @@ func (s *Server) stop(ctx context.Context, u libvirtrpc.UUID) *envelope.Error {
 	err := s.libvirt.Destroy(ctx, u, false)
 	if err == nil {
 		return nil
+	}
+	var lv *libvirtrpc.Error
+	if errors.As(err, &lv) && lv.OutcomeUnknown { // it may yet come, and hit what is started then
+		return libvirtError(err, envelope.DestroyFailed)
 	}
 	now, lerr := s.libvirt.Lookup(ctx, libvirtrpc.ByUUID(u))
 	if libvirtrpc.KindOf(lerr) == libvirtrpc.NotFound || lerr == nil && !now.Active() {
