@@ -31,12 +31,7 @@ func TestProveLinearizableCut(t *testing.T) {
 	rounds, crashes := long(4, 100), 0
 	p := &parallel{t: t, g: g, clients: 6, domains: 2, calls: 40, seed: seed, up: up}
 	for p.histories < rounds*p.domains {
-		eventually(t, "service", 10*time.Second, serves(keeper))
-		eventually(t, "service", 10*time.Second, serves(g))
-		c.on.Store(true)
-		ended := p.round()
-		c.on.Store(false)
-		if !ended {
+		if !up() {
 			// libvirtd 9.0.0 dies (SIGSEGV) of one in some thousand clients that
 			// go away with a call under way, where it takes their subscriptions
 			// back.
@@ -45,7 +40,13 @@ func TestProveLinearizableCut(t *testing.T) {
 			}
 			d.kill()
 			d.start()
+			eventually(t, "the daemon's socket", 10*time.Second, up)
 		}
+		eventually(t, "service", 10*time.Second, serves(keeper))
+		eventually(t, "service", 10*time.Second, serves(g))
+		c.on.Store(true)
+		p.round()
+		c.on.Store(false)
 	}
 	if c.cuts.Load() == 0 || p.opens == 0 {
 		t.Fatalf("%d connections cut, %d outcomes unknown: nothing was tried", c.cuts.Load(), p.opens)
