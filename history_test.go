@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -176,6 +178,15 @@ func (h *history) check(t *testing.T) {
 		if len(l) > len(longest) {
 			longest = l
 		}
+	}
+	// The whole of it, for who runs the test with -artifacts.
+	var all strings.Builder
+	slices.SortStableFunc(h.ops, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
+	for _, op := range h.ops {
+		all.WriteString(describe(op))
+	}
+	if err := os.WriteFile(filepath.Join(t.ArtifactDir(), "history"), []byte(all.String()), 0o644); err != nil {
+		t.Error(err)
 	}
 	const shown = 12
 	var b strings.Builder

@@ -160,8 +160,8 @@ func (c *actor) remove() error {
 	destroy, undefine := act{what: "destroy"}, act{what: "undefine"}
 	if lost, open := c.lost(a); lost {
 		switch {
-		case open:
-			note(i, unknown(destroy), unknown(undefine))
+		case open: // a domain that was started in between is stopped twice
+			note(i, unknown(destroy), unknown(undefine), unknown(destroy))
 		case strings.Contains(a.raw, "the domain was stopped"):
 			note(i, maybe(destroy))
 		case strings.Contains(a.raw, "without a definition"):
@@ -183,12 +183,14 @@ func (c *actor) remove() error {
 		note(i, right, maybe(destroy), maybe(undefine), gone)
 	case a.status == 200:
 		note(i, right, gone)
-	case code == 201 && strings.Contains(a.raw, "definition"):
-		note(i, isActive, maybe(undefine))
+	case strings.Contains(a.raw, "without a definition"):
+		note(i, isActive, maybe(destroy), maybe(undefine))
 	case code == 201:
 		note(i, isActive)
 	case code == 209 && stop: // somebody else stopped it, and it was started again
 		note(i, was("inactive", func(d vm) bool { return !d.active }))
+	case code == 216: // it was made anew, as a transient one
+		note(i, maybe(destroy), was("transient", func(d vm) bool { return d.active && !d.persistent }))
 	case code == 42 && stop:
 		note(i, maybe(destroy), missing(right))
 	case code == 42:
